@@ -1,0 +1,40 @@
+# Two commands matter: `make interpolate` shows the project at work, `make test` checks it. Both set up .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+# Build environments are held to the same lock as everything else.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: interpolate test lint test-slow test-gpu bench clean
+
+interpolate: .venv/installed
+	$(BIN)/python jobs/interpolate.py jobs/samples out
+
+test: lint
+	$(BIN)/pytest -m "not slow and not gpu"
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: .venv/installed-test
+	$(BIN)/pytest -m slow
+
+# Fails where no GPU is found: it is for machines that were promised one.
+test-gpu: .venv/installed-test
+	MOTIONMILL_REQUIRE_GPU=1 $(BIN)/pytest -m gpu
+
+bench: .venv/installed
+	$(BIN)/python jobs/benchmark.py interpolate
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv out build *.egg-info

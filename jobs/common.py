@@ -1,0 +1,43 @@
+"""What the task jobs share: help texts, and running a task to its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # so that --help is quick
+    from pipeline.config import RunConfig
+
+INPUT_HELP = (
+    "A file, folder, glob, prefix, .txt list, .tar shard(s) or Parquet table (columns uri or bytes); "
+    "local, s3:// or any fsspec URL."
+)
+OUTPUT_HELP = "A folder or prefix; local, s3:// or any fsspec URL with conditional puts."
+
+C = TypeVar("C", bound="RunConfig")
+
+
+def load(kind: type[C], path: Path | None, overrides: Sequence[str] | None) -> C:
+    from pipeline import config
+
+    return config.load(kind, path, overrides or ())
+
+
+def execute(
+    make_task: Callable[[], Any], source: str, output: str, *, plan: bool, retry_quarantined: bool, overwrite: bool
+) -> None:
+    """Builds the task and runs it; leaves the process with the exit code of DESIGN.md."""
+    # Ray's defaults phone home and write tokens into the home directory; both are off unless asked for.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from pipeline.run import driver, planning
+
+    def job() -> int:
+        task = make_task()
+        if plan:
+            return planning.show(task, source, output)
+        return driver.run(task, source, output, driver.Options(retry_quarantined, overwrite))
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Train CAIN on a folder of clips.
+
+python jobs/train.py --config configs/train/cain_compact.yaml --data CLIPS --output FOLDER [--set key=value] [--resume]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside a checkout, without being installed
+
+import typer
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="A recipe: configs/train/*.yaml.")],
+    data: Annotated[Path, typer.Option(help="Folder of video files to train on.")],
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, history and weights.safetensors.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT's last checkpoint.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames; default OUTPUT/frames.")] = None,
+) -> None:
+    """Train, checkpointing; ends with OUTPUT/weights.safetensors. Exit codes: 0 done, 2 usage, 1 failed."""
+    from pipeline import config as configuration
+    from pipeline.run import driver
+    from pipeline.training import ray_train
+    from pipeline.training.recipe import Recipe
+
+    def job() -> int:
+        recipe = configuration.load(Recipe, config, set_ or [])  # type: ignore[type-var]  # it loads any pydantic model
+        outcome = ray_train.run(recipe, data, output, resume=resume, cache=cache)
+        print("\n".join(f"{key:18} {value}" for key, value in outcome.items()))
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Networks, one folder a paper, and the table of their weights. Imports torch only."""

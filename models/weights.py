@@ -1,0 +1,170 @@
+"""Weights as data: a table of names, sources, digests and licences, and one function that loads any of them.
+
+    load("cain-compact")                      a name in TABLE
+    load("/data/pretrained_cain.pth")         a local file
+    load("hf://owner/repo/file.safetensors")  any URL that fsspec opens: hf, s3, gs, https, memory, …
+
+Files are read as safetensors, or as a state dict with torch's weights_only unpickler, which runs no code from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+WRAPPERS = ("state_dict",)  # keys under which training scripts keep the tensors
+PREFIXES = ("module.", "generator.")  # of DataParallel, and of mmagic's models
+
+
+class WeightsError(ValueError):
+    """Weights are missing, unreadable, damaged, or not what they were declared to be."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table. `source` is relative to this folder for weights that ship with the code."""
+
+    network: str
+    source: str | None
+    sha256: str | None
+    licence: str
+    size: int | None  # bytes
+    note: str
+
+
+TABLE: dict[str, Entry] = {
+    "cain-compact": Entry(
+        network="models.cain_sd.CAIN",
+        source="cain_sd/cain_compact.safetensors",
+        sha256="3aa19996e7540f95ce61b3077d9c57d10b61521381e3c4db6b0bf3f8716eac96",
+        licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD.md",
+        size=500256,
+        note="our own, by configs/train/cain_compact.yaml",
+    ),
+    "cain": Entry(
+        network="models.cain_sd.CAIN",
+        source=None,
+        sha256=None,
+        licence="code MIT; its authors state no separate licence for the weights",
+        size=None,
+        note="pretrained_cain.pth, linked from the README of https://github.com/myungsub/CAIN",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors under their published names, and what is needed to say where they came from."""
+
+    name: str  # the table's name, or the URI's last part
+    uri: str
+    sha256: str  # of the file's bytes
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    metadata: Mapping[str, str]
+
+
+def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
+    """Find, verify and read weights.
+
+    sha256: the digest that the file must have; names in TABLE bring their own. Raises WeightsError.
+    """
+    asked = str(name_or_uri)
+    entry = TABLE.get(asked)
+    if entry is None:
+        uri, name = asked, asked.rstrip("/").rsplit("/", 1)[-1]
+    elif entry.source is None:
+        raise WeightsError(f"weights {asked!r} cannot be fetched by name ({entry.note}): download them, give the path")
+    else:
+        uri, name = (entry.source if "://" in entry.source else str(HERE / entry.source)), asked
+    expected = sha256 or (entry.sha256 if entry else None)
+    data = _read(uri, asked)
+    digest = hashlib.sha256(data).hexdigest()
+    if expected is not None and digest != expected.lower():
+        raise WeightsError(
+            f"weights {uri}: sha256 is {digest}, declared is {expected.lower()} ({len(data)} bytes read); "
+            "fetch the file again, or correct the declared digest if the change is intended"
+        )
+    tensors, metadata = _parse(data, uri)
+    return Weights(name, uri, digest, tensors, metadata)
+
+
+def _read(uri: str, asked: str) -> bytes:
+    try:
+        if "://" not in uri:
+            return Path(uri).expanduser().read_bytes()
+        import fsspec  # only here: a network on a local file needs no object store
+
+        with fsspec.open(uri, "rb") as file:
+            data: bytes = file.read()
+            return data
+    except FileNotFoundError:
+        known = f"; names in the table: {', '.join(sorted(TABLE))}" if "://" not in asked else ""
+        raise WeightsError(f"weights {asked!r}: nothing found at {uri}{known}; check the name or the path") from None
+    except (OSError, ImportError, ValueError) as error:
+        raise WeightsError(
+            f"weights {uri}: cannot be read ({type(error).__name__}: {error}); check the address, the rights and, "
+            "for a scheme of its own, that its fsspec package is installed"
+        ) from error
+
+
+def _parse(data: bytes, uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if data[8:9] == b"{":  # a safetensors file: the header's length in 8 bytes, then JSON
+        try:
+            tensors = safetensors.torch.load(data)
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise WeightsError(f"weights {uri}: damaged safetensors file ({error}); fetch it again") from error
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return strip_prefixes(tensors), dict(header.get("__metadata__", {}))
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise WeightsError(
+                f"weights {uri}: refused, because the file holds more than tensors and reading it could run code; "
+                "convert it to safetensors where you trust it"
+            ) from error
+        raise WeightsError(
+            f"weights {uri}: neither safetensors nor a torch state dict ({type(error).__name__}; {len(data)} bytes, "
+            f"beginning {data[:8]!r}); give a weights file"
+        ) from error
+    return strip_prefixes(_unwrap(content, uri)), {}
+
+
+def _unwrap(content: Any, uri: str) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"weights {uri}: holds {type(content).__name__}, not a dict of tensors; give a state dict")
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise WeightsError(
+            f"weights {uri}: entries {strangers[:3]} are not tensors; give a state dict, or a dict with one under "
+            f"{' or '.join(map(repr, WRAPPERS))}"
+        )
+    return dict(content)
+
+
+def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without wrappers' prefixes, where all names carry them."""
+    result = dict(tensors)
+    stripped = True
+    while stripped and result:
+        stripped = False
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in result):
+                result = {name.removeprefix(prefix): tensor for name, tensor in result.items()}
+                stripped = True
+    return result

@@ -1,0 +1,239 @@
+"""Interpolation speed, measured three ways in one run on one machine with the same weights (jobs/benchmark.py).
+
+    bare    the model alone, in a loop on decoded frames, in as many processes and threads as the job uses: the bound
+    job     jobs/interpolate.py, from the first clip's start to the last one's end, and with its start-up
+    plain   one process: decode, model, encode in turn, with all cores' threads
+
+All rates are synthesised frames a second.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import config as configuration
+from pipeline.config import EncodeConfig, InterpolateConfig
+from pipeline.media.colour import from_rgb, to_rgb
+from pipeline.media.decode import decode_clip
+from pipeline.media.encode import EncodePlan, SegmentEncoder
+from pipeline.media.frame import Frame, PixelFormat
+from pipeline.media.probe import probe
+from pipeline.plan.clips import plan_clips
+from pipeline.plan.discover import discover
+from pipeline.storage import Storage
+from pipeline.tasks.interpolate import InterpolateTask
+from pipeline.tasks.interpolators import Pair
+from pipeline.types import ClipRef, VideoInfo, VideoRef
+
+ROOT = Path(__file__).resolve().parents[1]
+HALF = (Fraction(1, 2),)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Synthesised frames a second."""
+
+    video: str
+    width: int
+    height: int
+    model: str
+    actors: int
+    threads: int
+    cores: int
+    bare: float
+    job: float
+    job_with_start_up: float
+    plain: float
+    job_stage_s: dict[str, float]
+
+    def text(self) -> str:
+        return "\n".join(
+            [
+                f"{self.video} {self.width}x{self.height}, {self.model}, {self.actors} x {self.threads} threads "
+                f"on {self.cores} cores; synthesised frames a second:",
+                f"  bare model (the bound)      {self.bare:8.3f}",
+                f"  the job                     {self.job:8.3f}   {self.job / self.bare:.2f} of the bound",
+                f"  the job, start-up included  {self.job_with_start_up:8.3f}",
+                f"  plain script                {self.plain:8.3f}   {self.job / self.plain:.2f} times: the job's gain",
+                "  the job's seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.job_stage_s.items()),
+            ]
+        )
+
+
+def speed(source: str, settings: Sequence[str], seconds: float) -> Speed:
+    """Runs all three, one after the other. `seconds`: about how long the bare and the plain loop take each."""
+    config = configuration.load(InterpolateConfig, None, settings)
+    video, info, _ = _open(source, config)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = _job(source, settings, Path(folder))
+    placement = summary["placement"]
+    kinds, stages = summary["frames_by_kind"], summary["stage_s"]
+    made = kinds.get("synthesised", 0)
+    working = summary["frames"] / summary["frames_per_second"]
+    actors, threads = int(placement["actors"]), int(placement["threads"])
+    return Speed(
+        video=video.name,
+        width=info.width,
+        height=info.height,
+        model=config.model,
+        actors=actors,
+        threads=threads,
+        cores=len(os.sched_getaffinity(0)),
+        bare=bare(source, settings, actors, threads, seconds),
+        job=made / working,
+        job_with_start_up=made / summary["wall_s"],
+        plain=plain(source, config, seconds),
+        job_stage_s=stages,
+    )
+
+
+def _open(source: str, config: InterpolateConfig) -> tuple[VideoRef, VideoInfo, ClipRef]:
+    """The first video of `source`, and one clip that holds all of it."""
+    video = next(item for item in discover(source, config.input, Storage()) if isinstance(item, VideoRef))
+    with Storage().open(video.uri) as file:
+        info = probe(file, video, config.input, config.decode)
+    return video, info, plan_clips(video, info, len(info.pts), (0, 0))[0]
+
+
+def _job(source: str, settings: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The job over enough copies of the video that no actor is idle for long at the end."""
+    clips = folder / "in"
+    clips.mkdir()
+    for number in range(2 * len(os.sched_getaffinity(0))):
+        shutil.copy(source, clips / f"{number:02d}{Path(source).suffix}")
+    command = [sys.executable, str(ROOT / "jobs" / "interpolate.py"), str(clips), str(folder / "out")]
+    for setting in ("clip.frames=16", *settings):
+        command += ["--set", setting]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    summary: dict[str, Any] = json.loads((folder / "out" / "_motionmill" / "summary.json").read_text())
+    return summary
+
+
+def bare(source: str, settings: Sequence[str], processes: int, threads: int, seconds: float) -> float:
+    """The model in a loop on decoded frames, in `processes` at the same time."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(processes)
+    with context.Pool(processes, _set_barrier, (barrier,)) as pool:
+        arguments = [(source, tuple(settings), threads, seconds)] * processes
+        return sum(pool.starmap(_bare_loop, arguments, chunksize=1))
+
+
+_BARRIER: Any = None
+
+
+def _set_barrier(barrier: Any) -> None:
+    global _BARRIER
+    _BARRIER = barrier
+
+
+def _bare_loop(source: str, settings: Sequence[str], threads: int, seconds: float) -> float:
+    config = configuration.load(InterpolateConfig, None, settings)
+    task = InterpolateTask(config).on("cpu")
+    model = task.load("cpu", threads).interpolator
+    _, info, clip = _open(source, config)
+    frames: list[torch.Tensor] = []
+    with open(source, "rb") as file:
+        for frame in decode_clip(file, clip, config.decode):
+            frames.append(to_rgb(frame, info.colour))
+            if len(frames) == 9:
+                break
+    pairs = [Pair(left, right, HALF) for left, right in pairwise(frames)]
+    model.between(pairs[:1])
+    _BARRIER.wait()
+    started, made = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        model.between([pairs[made % len(pairs)]])
+        made += 1
+    return made / (time.perf_counter() - started)
+
+
+def plain(source: str, config: InterpolateConfig, seconds: float) -> float:
+    """Decode, model and encode in turn, in this process, with a thread for every core."""
+    model = InterpolateTask(config).on("cpu").load("cpu", len(os.sched_getaffinity(0))).interpolator
+    _, info, clip = _open(source, config)
+    plan = EncodePlan.build(info, config.encode, info.time_base / 2)
+    made, started, last = 0, 0.0, 0.0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(source, "rb") as file,
+        SegmentEncoder(Path(folder) / "plain.mp4", plan) as encoder,
+    ):
+        before: Frame | None = None
+        for frame in decode_clip(file, clip, config.decode):
+            if before is not None:
+                pair = Pair(to_rgb(before, info.colour), to_rgb(frame, info.colour), HALF)
+                picture, _ = model.between([pair])[0][0]
+                planes = from_rgb(picture, frame.format, info.colour)
+                encoder.write(Frame(before.pts + frame.pts, planes, frame.format))
+                last = time.perf_counter()
+                made += started > 0
+                started = started or last  # the first frame warms up
+                if last - started > seconds:
+                    break
+            encoder.write(Frame(2 * frame.pts, frame.planes, frame.format))
+            before = frame
+    return made / (last - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak resident bytes of the largest worker."""
+
+    seconds: int
+    frames: int
+    peak_rss: int
+
+
+def memory(settings: Sequence[str], lengths: Sequence[int], rate: int) -> list[Memory]:
+    """The job on 1080p video of several lengths (seconds, at `rate` frames a second), one run each."""
+    results = []
+    for length in lengths:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            clip = folder / "clip.mp4"
+            _make_1080p(clip, length * rate, rate)
+            command = [sys.executable, str(ROOT / "jobs" / "interpolate.py"), str(clip), str(folder / "out")]
+            for setting in ("resources.actors=1", *settings):
+                command += ["--set", setting]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            summary = json.loads((folder / "out" / "_motionmill" / "summary.json").read_text())
+            results.append(Memory(length, length * rate, int(summary["peak_rss"])))
+    return results
+
+
+def _make_1080p(path: Path, frames: int, rate: int) -> None:
+    """A smooth random texture panned by whole pixels: real motion, made by code."""
+    form = PixelFormat.of("yuv420p")
+    coarse = torch.rand(1, 1, 140, 240, generator=torch.Generator().manual_seed(1))
+    texture = torch.nn.functional.interpolate(coarse, size=(1200, 2100), mode="bicubic")[0, 0]
+    luma = (texture.clamp(0, 1) * 219 + 16).to(torch.uint8).numpy()
+    chroma = np.full((540, 960), 128, np.uint8)
+    info = VideoInfo(
+        "mp4", 0, "h264", 1920, 1080, form.name, Fraction(1, rate), (0,), frames, (), average_rate=Fraction(rate)
+    )
+    plan = EncodePlan.build(info, EncodeConfig(preset="ultrafast", crf=23), info.time_base)
+    with SegmentEncoder(path, plan) as encoder:
+        for number in range(frames):
+            top, left = 3 * number % 120, 5 * number % 180
+            picture = np.ascontiguousarray(luma[top : top + 1080, left : left + 1920])
+            encoder.write(Frame(number, (picture, chroma, chroma), form))
+
+
+def as_json(results: Sequence[Any]) -> str:
+    return json.dumps([asdict(item) for item in results], indent=1)

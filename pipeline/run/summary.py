@@ -1,0 +1,187 @@
+"""The account of a run: what was done, how fast, where the time went, and how fast the model alone would have been."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any
+
+from pipeline import __version__
+from pipeline.layout import Layout
+from pipeline.run.cluster import Placement
+from pipeline.run.rows import Receipt
+from pipeline.run.worker import RunContext
+from pipeline.storage import redact
+
+MOST_REMARKS = 1000
+"""Distinct notes kept; a run over many videos repeats few."""
+SHOWN = 20
+"""Output URIs and notes printed; the JSON has all notes and the count of outputs."""
+
+
+@dataclass
+class Account:
+    """Adds up receipts. Bounded: a few numbers, and a bounded list of outputs and notes."""
+
+    videos: int = 0
+    committed: int = 0
+    quarantined: int = 0
+    skipped: int = 0
+    skipped_quarantined: int = 0
+    clips: int = 0
+    clips_resumed: int = 0
+    clips_failed: int = 0
+    frames: int = 0
+    bytes: int = 0
+    retries: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    outputs: list[str] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)
+    max_t_error: str = "0"
+    peak_rss: int = 0
+    first_clip: float | None = None
+    last_clip: float | None = None
+
+    def add(self, receipt: Receipt) -> None:
+        if receipt.row.clip is None:
+            return
+        if not receipt.fresh:
+            self.clips_resumed += 1
+            return
+        self.clips += 1
+        self.clips_failed += receipt.status != "ok"
+        self.frames += receipt.rows
+        self.bytes += receipt.bytes
+        self.retries += receipt.retries
+        self.peak_rss = max(self.peak_rss, receipt.peak_rss)
+        self.kinds.update(receipt.counts)
+        for stage, seconds in receipt.seconds.items():
+            self.seconds[stage] += seconds  # type: ignore[assignment]
+        now = time.time()
+        began = now - receipt.seconds.get("total", 0.0)
+        self.first_clip = began if self.first_clip is None else min(self.first_clip, began)
+        self.last_clip = now
+
+    def finished(self, outputs: list[str], extra: dict[str, Any]) -> None:
+        """Takes in a joined video: its outputs, and what was decided about it."""
+        self.outputs = (self.outputs + outputs)[:SHOWN]
+        if Fraction(extra.get("max_t_error", 0)) > Fraction(self.max_t_error):
+            self.max_t_error = extra["max_t_error"]
+        for remark in [*extra.get("notes", []), *(f"not copied: {text}" for text in extra.get("dropped", []))]:
+            if remark in self.remarks or len(self.remarks) < MOST_REMARKS:
+                self.remarks[remark] += 1
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run reports when it ends; stored as JSON."""
+
+    task: str
+    output: str
+    session: str
+    fingerprint: str
+    code_version: str
+    started: str
+    wall_s: float
+    start_up_s: float
+    """From the start to the first clip being worked on."""
+    placement: dict[str, Any]
+    videos_committed: int
+    videos_quarantined: int
+    videos_skipped: int
+    """Done by an earlier run."""
+    in_quarantine: int
+    """Rows of the quarantine table, earlier runs' included."""
+    clips: int
+    clips_resumed: int
+    clips_failed: int
+    frames: int
+    """Output frames made by this session."""
+    output_bytes: int
+    frames_by_kind: dict[str, int]
+    storage_retries: int
+    stage_s: dict[str, float]
+    """Seconds of all actors: total, decode, model, encode (busy), decode_starved, encode_blocked (waiting)."""
+    frames_per_second: float | None
+    """Between the first and the last clip."""
+    model_ceiling: float | None
+    """Frames per second if the actors did nothing but run the model."""
+    peak_rss: int
+    """Most bytes that a worker had resident."""
+    max_t_error: str
+    outputs: list[str]
+    remarks: dict[str, int]
+
+    @staticmethod
+    def of(context: RunContext, placement: Placement, account: Account, started: float, in_quarantine: int) -> Summary:
+        busy = account.seconds.get("model", 0.0)
+        working = (account.last_clip or 0.0) - (account.first_clip or 0.0)
+        return Summary(
+            task=context.task.name,
+            output=redact(context.output),
+            session=context.session,
+            fingerprint=context.fingerprint,
+            code_version=__version__,
+            started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+            wall_s=round(time.time() - started, 3),
+            start_up_s=round((account.first_clip or time.time()) - started, 3),
+            placement=asdict(placement),
+            videos_committed=account.committed,
+            videos_quarantined=account.quarantined,
+            videos_skipped=account.skipped + account.skipped_quarantined,
+            in_quarantine=in_quarantine,
+            clips=account.clips,
+            clips_resumed=account.clips_resumed,
+            clips_failed=account.clips_failed,
+            frames=account.frames,
+            output_bytes=account.bytes,
+            frames_by_kind=dict(sorted(account.kinds.items())),
+            storage_retries=account.retries,
+            stage_s={stage: round(seconds, 3) for stage, seconds in sorted(account.seconds.items())},
+            frames_per_second=round(account.frames / working, 3) if account.frames and working > 0 else None,
+            model_ceiling=round(account.frames / busy * placement.actors, 3) if busy else None,
+            peak_rss=account.peak_rss,
+            max_t_error=account.max_t_error,
+            outputs=[redact(uri) for uri in account.outputs],
+            remarks=dict(sorted(account.remarks.items())),
+        )
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+
+    def text(self) -> str:
+        lines = [
+            "",
+            f"videos     {self.videos_committed} done, {self.videos_quarantined} quarantined, "
+            f"{self.videos_skipped} done before",
+            f"clips      {self.clips} made, {self.clips_resumed} taken from an earlier run, {self.clips_failed} failed",
+            f"frames     {self.frames} made "
+            f"({', '.join(f'{count} {kind}' for kind, count in self.frames_by_kind.items()) or 'none'}), "
+            f"{self.output_bytes / 1e6:.1f} MB",
+        ]
+        if self.frames_per_second and self.model_ceiling:
+            share = self.frames_per_second / self.model_ceiling
+            lines.append(
+                f"speed      {self.frames_per_second:.2f} frames/s; the model alone: {self.model_ceiling:.2f} "
+                f"({share:.0%} reached)"
+            )
+        if self.stage_s:
+            lines.append("seconds    " + ", ".join(f"{stage} {s:.1f}" for stage, s in self.stage_s.items()))
+        lines.append(f"wall       {self.wall_s:.1f} s, of which {self.start_up_s:.1f} s start-up")
+        if self.max_t_error != "0":
+            lines.append(f"t_error    at most {self.max_t_error} of a source interval")
+        if self.storage_retries:
+            lines.append(f"store      {self.storage_retries} calls repeated")
+        for remark, count in list(self.remarks.items())[:SHOWN]:
+            lines.append(f"note       {remark}" + (f" (x{count})" if count > 1 else ""))
+        if self.in_quarantine:
+            lines.append(f"quarantine {self.in_quarantine} entries: {Layout(self.output).quarantine}")
+        lines += [f"output     {uri}" for uri in self.outputs]
+        if self.videos_committed > len(self.outputs):
+            lines.append(f"           and {self.videos_committed - len(self.outputs)} more in {self.output}")
+        return "\n".join(lines)

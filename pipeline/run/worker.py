@@ -1,0 +1,245 @@
+"""The actor that processes clips: it holds the model, and turns a clip reference into a committed object.
+
+Everything that goes wrong with one clip ends in its commit, with a reason; what goes wrong with the store, or with the
+worker itself, is retried and in the end stops the run, which can be resumed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import resource
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import pyarrow as pa
+
+from pipeline import __version__
+from pipeline.config import fingerprint_keys
+from pipeline.errors import (
+    AccessDenied,
+    InputNotFound,
+    ObjectNotFound,
+    StorageError,
+    UnreadableVideo,
+    UsageError,
+    VideoError,
+    WorkerLost,
+)
+from pipeline.layout import Layout
+from pipeline.media.source import open_source
+from pipeline.records.commit import Attempts, ClipCommit, DataObject, Failure, Provenance, commit_clip, fingerprint
+from pipeline.run.rows import Receipt, Row, row_from, to_table
+from pipeline.run.watchdog import Watchdog
+from pipeline.storage import Storage, redact, scrub
+from pipeline.tasks.base import ClipOutput, Processor, Task
+from pipeline.types import ClipRef, VideoRef
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every worker of a run shares; picklable."""
+
+    task: Task
+    storage: Storage
+    output: str
+    session: str
+    fingerprint: str
+    """Digest of the run's fingerprint document."""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.output)
+
+    def provenance(self, model: str, weights_sha256: str) -> Provenance:
+        return Provenance(
+            task=self.task.name,
+            model=model,
+            weights_sha256=weights_sha256,
+            configuration=fingerprint(fingerprint_keys(self.task.config)),
+            code_version=__version__,
+        )
+
+    def attempts(self) -> Attempts:
+        return Attempts(self.storage, self.layout, self.session, self.task.config.retry.attempts)
+
+
+class ClipWorker:
+    """Ray Data calls it with a table of one row, and gets a receipt back."""
+
+    def __init__(self, context: RunContext, device: str, threads: int) -> None:
+        self._context = context
+        self._processor: Processor = context.task.load(device, threads)
+        self._watchdog = Watchdog(context.task.config.retry.hang_s)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        row = row_from(table["item"][0].as_py())
+        if row.kind == "clip":
+            try:
+                receipt = self._clip(row)
+            except (StorageError, UsageError) as error:
+                receipt = Receipt(row, "stopped", message=scrub(str(error)))
+            _give_back_memory()
+        elif row.kind == "committed":
+            receipt = Receipt(row, "ok", fresh=False)
+        elif row.kind == "failed":
+            receipt = Receipt(row, "error", fresh=False)
+        else:
+            assert row.refusal is not None
+            status = "stopped" if row.kind == "stopped" else "refused"
+            receipt = Receipt(row, status, message=f"{row.refusal.error_type}: {row.refusal.message}")
+        return to_table(receipt)
+
+    def _clip(self, row: Row) -> Receipt:
+        context, clip = self._context, row.clip
+        assert clip is not None
+        retries_before = context.storage.retries
+
+        def work(number: int) -> tuple[ClipOutput, DataObject | None, int]:
+            folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
+            try:
+                output = self._process(row, clip, folder)
+                return output, self._upload(clip, output, number), number
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        result, failure = attempt(context, self._watchdog, clip.video.video_id, clip.clip_id, work)
+        output, data, number = result or (ClipOutput(None, 0), None, 0)
+        if output.error is not None:
+            failure = failure_of(output.error, number)
+        commit = self._commit(clip, output, number, data, failure)
+        winner, mine = commit_clip(context.storage, context.layout, commit)
+        if not mine and data is not None:
+            context.storage.delete(context.layout.uri(data.path))
+        return Receipt(
+            row,
+            winner.status,
+            rows=winner.data.frames if winner.data else 0,
+            seconds=output.seconds,
+            counts=dict(winner.extra.get("kinds", {})),
+            message=f"{winner.failure.error_type}: {winner.failure.message}" if winner.failure else "",
+            bytes=data.size if data else 0,
+            fresh=mine,
+            retries=context.storage.retries - retries_before,
+            peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+
+    def _process(self, row: Row, clip: ClipRef, folder: Path) -> ClipOutput:
+        assert row.info is not None
+        with open_video(self._context.storage, clip.video) as source:
+            return self._processor.process(clip, row.info, source, folder, self._watchdog.beat)
+
+    def _upload(self, clip: ClipRef, output: ClipOutput, number: int) -> DataObject | None:
+        if output.path is None:
+            return None
+        context = self._context
+        path = context.layout.clip_data(
+            clip.video.video_id, clip.clip_id, f"{context.session}-{number}", context.task.data_suffix
+        )
+        return upload(context, output.path, path, output.rows)
+
+    def _commit(
+        self, clip: ClipRef, output: ClipOutput, number: int, data: DataObject | None, failure: Failure | None
+    ) -> ClipCommit:
+        context, video = self._context, clip.video
+        if failure is not None and data is not None:
+            failure, data = failure.model_copy(update={"prefix": data}), None
+        return ClipCommit(
+            video_id=video.video_id,
+            uri=redact(video.uri),
+            member=video.member,
+            version=video.version,
+            name=video.name,
+            status="error" if failure else "ok",
+            attempt=f"{context.session}-{number}",
+            fingerprint=context.fingerprint,
+            provenance=context.provenance(self._processor.model, self._processor.weights_sha256),
+            failure=failure,
+            extra=output.extra,
+            clip_id=clip.clip_id,
+            clip_index=clip.index,
+            clip_count=clip.count,
+            start_pts=clip.start_pts,
+            end_pts=clip.end_pts,
+            time_base=str(clip.time_base),
+            data=data,
+        )
+
+
+T = TypeVar("T")
+
+
+def attempt(
+    context: RunContext,
+    watchdog: Watchdog,
+    video_id: str,
+    name: str,
+    work: Callable[[int], T],
+    stage: str | None = None,
+) -> tuple[T | None, Failure | None]:
+    """Runs `work(number of the try)` under the retry budget of `name`: (its result, None) or (None, why it failed).
+
+    Tries that took their process down count, those of earlier processes too. A VideoError is final at once; an error
+    that nobody foresaw (a defect, memory that ran out) is tried again here. Errors of the store are raised. `stage`
+    says where, for errors that do not know themselves.
+    """
+    attempts = context.attempts()
+    while True:
+        try:
+            number = attempts.begin(video_id, name)
+        except WorkerLost as lost:
+            return None, failure_of(lost, context.task.config.retry.attempts, stage)
+        try:
+            with watchdog.guard(partial(attempts.note_cause, video_id, name, number)):
+                return work(number), None
+        except VideoError as error:
+            return None, failure_of(error, number)
+        except (StorageError, UsageError):
+            raise
+        except Exception as error:
+            attempts.note_cause(video_id, name, number, f"{type(error).__name__}: {error}")
+            if number >= context.task.config.retry.attempts:
+                return None, failure_of(error, number, stage)
+
+
+def _give_back_memory() -> None:
+    """Returns freed memory to the system: each clip has threads of its own, whose heaps glibc would keep."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def open_video(storage: Storage, video: VideoRef) -> BinaryIO:
+    """Opens a video; one that is gone, or may not be read, is that video's own fault (UnreadableVideo)."""
+    try:
+        return open_source(video, storage)
+    except (ObjectNotFound, InputNotFound, AccessDenied) as error:
+        raise UnreadableVideo(str(error), stage="read") from error
+
+
+def upload(context: RunContext, local: Path, path: str, frames: int) -> DataObject:
+    """Puts a local file at `path` of the output prefix, with its digest."""
+    with open(local, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = context.storage.put_file(local, context.layout.uri(path)).size
+    return DataObject(path=path, size=size, sha256=digest, frames=frames)
+
+
+def failure_of(error: Exception, attempts: int = 1, stage: str | None = None) -> Failure:
+    """The record of an error: for a VideoError with how far it got, and its stage unless another is given."""
+    known, pts = (error.stage, error.pts) if isinstance(error, VideoError) else ("model", None)
+    trace = scrub("".join(traceback.format_exception(error)))[-8000:]
+    return Failure(
+        stage=stage or known,
+        error_type=type(error).__name__,
+        message=scrub(str(error)),
+        pts=pts,
+        attempts=attempts,
+        traceback=trace,
+    )

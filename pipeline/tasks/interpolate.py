@@ -1,0 +1,162 @@
+"""The interpolation task: what it asks of a video, and how a video's encoded clips become its output.
+
+Probing and joining need no model: torch is imported in the actors alone (pipeline/tasks/interpolate_clip.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pipeline.config import MAX_TIMESCALE, InterpolateConfig
+from pipeline.errors import ConfigError, UnsupportedVideo, WeightsUnusable
+from pipeline.media import mux, verify
+from pipeline.media.encode import EncodePlan, check_encoder
+from pipeline.plan import cost
+from pipeline.plan.grid import Grid, frames_before, make_grid
+from pipeline.tasks.base import ClipPart, VideoOutput
+from pipeline.tasks.intervals import halo
+from pipeline.types import VideoInfo, VideoRef
+
+if TYPE_CHECKING:
+    from models.weights import Weights
+    from pipeline.tasks.interpolate_clip import InterpolateProcessor
+
+
+@dataclass(frozen=True)
+class InterpolateTask:
+    """Doubles (or more) the frame rate, or brings video to an exact rate."""
+
+    config: InterpolateConfig
+    precision: str = "fp32"
+    """"fp32" or "bf16": what `auto` came to, decided once for the run by `on`."""
+    name: str = "interpolate"
+    data_suffix: str = ".mp4"
+
+    def on(self, device: str) -> InterpolateTask:
+        auto = "bf16" if device == "cuda" and self.config.model != "blend" else "fp32"
+        return replace(self, precision=auto if self.config.precision == "auto" else self.config.precision)
+
+    def halo(self) -> tuple[int, int]:
+        return halo(self.config.duplicates)
+
+    def fingerprint(self) -> dict[str, Any]:
+        digest = "" if self.config.model == "blend" else load_weights(self.config).sha256
+        return {"weights.sha256": digest, "precision": self.precision}
+
+    def check_node(self) -> None:
+        check_encoder(self.config.encode.codec)
+
+    def check_video(self, info: VideoInfo) -> None:
+        self.encode_plan(info, self.grid(info))
+
+    def expected_rows(self, info: VideoInfo) -> int:
+        return frames_before(self.grid(info), info.end_pts, len(info.pts))
+
+    def flops(self, info: VideoInfo) -> int:
+        config = self.config
+        if config.model == "blend":
+            return 0
+        from models.cain_sd.cain import infer_sizes
+
+        sizes = infer_sizes(load_weights(config).tensors)
+        once = cost.cain_macs(
+            info.height, info.width, sizes["channels"], sizes["rcabs"], sizes["shuffle"], config.exit_depth,
+            sizes["shuffle"],
+        )  # fmt: skip
+        return 2 * once * cost.midpoint_passes(info.pts, self.grid(info), config.max_t_error, config.max_depth)
+
+    def load(self, device: str, threads: int) -> InterpolateProcessor:
+        # Here, so that probing and joining, in processes of their own, need not wait for torch.
+        from pipeline.tasks.interpolate_clip import InterpolateProcessor
+
+        return InterpolateProcessor(self, device, threads)
+
+    def join(
+        self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
+    ) -> VideoOutput:
+        return _join(self, info, [part for part in parts if part.rows], source, scratch, whole)
+
+    def grid(self, info: VideoInfo) -> Grid:
+        return make_grid(self.config.target, info.time_base, info.pts[0])
+
+    def encode_plan(self, info: VideoInfo, grid: Grid) -> EncodePlan:
+        if grid.time_base.denominator > MAX_TIMESCALE:
+            raise UnsupportedVideo(
+                f"time base {info.time_base} with target.factor={self.config.target.factor} needs "
+                f"{grid.time_base.denominator} ticks a second, more than a container holds; use target.fps"
+            )
+        source = info.average_rate or Fraction(30)
+        return EncodePlan.build(
+            info,
+            self.config.encode,
+            grid.time_base,
+            self.config.target.fps or source * (self.config.target.factor or 1),
+        )
+
+
+def load_weights(config: InterpolateConfig) -> Weights:
+    """The weights that `model` names, known to be a CAIN's that has the exit asked for.
+
+    Raises WeightsUnusable when they are missing, damaged or not the ones declared; ConfigError for the exit.
+    """
+    from models import weights
+    from models.cain_sd.cain import infer_sizes
+
+    try:
+        loaded = weights.load(config.model)
+        groups = infer_sizes(loaded.tensors)["groups"]
+    except weights.WeightsError as error:
+        raise WeightsUnusable(str(error)) from error
+    except (KeyError, ValueError) as error:
+        raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
+    if config.exit_depth > groups:
+        raise ConfigError(f"exit_depth={config.exit_depth}: model={config.model} has exits 1 to {groups}")
+    return loaded
+
+
+def _join(
+    task: InterpolateTask, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
+) -> VideoOutput:
+    grid = task.grid(info)
+    plan = task.encode_plan(info, grid)
+    firsts = [int(part.extra["first_pts"]) for part in parts]
+    ends = [*firsts[1:], int(parts[-1].extra["end_pts"])]
+    segments = [
+        mux.Segment(
+            str(part.path),
+            first,
+            part.rows,
+            end - first,
+            part.extra["last_pts"] - first,
+            part.extra["gaps"],
+            part.extra["reorder_depth"],
+        )
+        for part, first, end in zip(parts, firsts, ends, strict=True)
+    ]
+    path = scratch / "joined"
+    cut_at = None if whole else ends[-1] * grid.time_base
+    report = mux.finalise(segments, source, info, plan, task.config.encode.container, path, cut_at)
+    expected = verify.ExpectedOutput.of(report, segments, int(parts[-1].extra["last_pts"]))
+    found = verify.verify_output(path, expected)
+    kinds: Counter[str] = Counter()
+    for part in parts:
+        kinds.update(part.extra["kinds"])
+    t_error = max(Fraction(part.extra["max_t_error"]) for part in parts)
+    extra = {
+        "kinds": dict(kinds),
+        "max_t_error": str(t_error),
+        "encode": plan.as_record(),
+        "container": report.container,
+        "duration_s": str((ends[-1] - firsts[0]) * grid.time_base),
+        "time_base": str(report.time_base),
+        "time_rounding_s": str(report.time_rounding),
+        "copied_streams": [f"{stream.kind} {stream.codec}, {stream.packets} packets" for stream in report.copied],
+        "dropped": list(report.dropped),
+        "notes": [*info.notes, *plan.notes, *report.notes],
+    }
+    return VideoOutput(path, f".{report.container}", found.frames, extra)

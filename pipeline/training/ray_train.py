@@ -1,0 +1,152 @@
+"""The rim that binds the training loop to Ray Train: processes, devices, checkpoints, resuming.
+
+OUTPUT/
+  recipe.yaml            the run's recipe; a resume must bring the same, except for the keys in RESUMABLE
+  checkpoints/           Ray Train's storage
+  history.jsonl          one measurement a line
+  weights.safetensors    fp16, published names (models.weights.load reads it)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import yaml
+
+from pipeline.config import ResourcesConfig
+from pipeline.errors import ConfigError, MotionmillError, OutputConflict
+from pipeline.run import cluster
+from pipeline.training.clips import load_clips
+from pipeline.training.export import save_weights
+from pipeline.training.loop import Trainer, prefetch
+from pipeline.training.recipe import Recipe
+from pipeline.training.sampling import TripletSampler
+
+RESUMABLE = ("schedule", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
+STATE, HISTORY = "state.pt", "history.jsonl"
+CHECKPOINTS = "checkpoints"
+MAX_FAILURES = 3  # of worker processes, each resumed from the last checkpoint
+
+
+def run(recipe: Recipe, data: Path, output: Path, *, resume: bool = False, cache: Path | None = None) -> dict[str, Any]:
+    """Train to the end and export. Returns the last measurement with the path and digest of the weights.
+
+    data: a folder of video files; cache: where their decoded frames are kept (OUTPUT/frames if None).
+    """
+    output = output.resolve()
+    _claim(recipe, output, resume)
+    cache = (cache or output / "frames").resolve()
+    clips = load_clips(data, cache, recipe.data.scales, recipe.largest_crop)  # errors show before any worker starts
+    TripletSampler(clips, recipe)
+    cluster.connect(ResourcesConfig(cluster_cpus=recipe.workers + 1))
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "cache": str(cache)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=recipe.workers,
+            use_gpu=recipe.gpus_per_worker > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": recipe.gpus_per_worker} if recipe.gpus_per_worker else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=str(output),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=recipe.keep_checkpoints),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    result = trainer.fit()
+    if result.checkpoint is None:
+        raise MotionmillError(f"{output}: training ended without a checkpoint; see the messages above")
+    return _export(recipe, result.checkpoint, output)
+
+
+def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    kept = output / "recipe.yaml"
+    document = recipe.model_dump(mode="json")
+    if kept.exists():
+        if not resume:
+            raise OutputConflict(f"{output}: holds a training run; continue it with --resume, or name another folder")
+        before = yaml.safe_load(kept.read_text(encoding="utf-8"))
+        changed = [key for key in document if key not in RESUMABLE and document[key] != before.get(key)]
+        if changed:
+            raise OutputConflict(
+                f"{output}: its run has another recipe (different: {', '.join(changed)}); resume with the recipe in "
+                f"{kept}, or name another folder"
+            )
+    elif resume:
+        raise ConfigError(f"{output}: no training run to resume (recipe.yaml is missing); leave out --resume")
+    output.mkdir(parents=True, exist_ok=True)
+    kept.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One process of the run."""
+    recipe = Recipe.model_validate(config["recipe"])
+    torch.set_num_threads(recipe.threads)
+    rank = ray.train.get_context().get_world_rank()
+    clips = load_clips(Path(config["data"]), Path(config["cache"]), recipe.data.scales, recipe.largest_crop)
+    sampler = TripletSampler(clips, recipe)
+    held_out = TripletSampler(clips, recipe, held_out=True) if recipe.data.held_out else None
+    trainer = Trainer(recipe, ray.train.torch.get_device())
+    history: list[dict[str, float]] = []
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.load_state_dict(torch.load(Path(folder) / STATE, trainer.device, weights_only=True))
+            history = [json.loads(line) for line in (Path(folder) / HISTORY).read_text().splitlines()]
+
+    losses: list[float] = []
+    skipped, since, last = 0, time.monotonic(), recipe.schedule.steps
+    for batch in prefetch(sampler, trainer.step_count, last, rank):
+        outcome = trainer.step(batch)
+        losses.append(outcome["loss"])
+        skipped += int(outcome["skipped"])
+        if trainer.step_count % recipe.report_every and trainer.step_count != last:
+            continue
+        metrics = {
+            "step": trainer.step_count,
+            "loss": sum(losses) / len(losses),
+            "skipped": skipped,
+            "learning_rate": trainer.learning_rate(),
+            "steps_per_second": len(losses) / (time.monotonic() - since),
+        }
+        if held_out is not None:
+            metrics["held_out_loss"] = trainer.measure(held_out)
+        history.append(metrics)
+        if rank == 0:
+            print(" ".join(f"{key}={value:.6g}" for key, value in metrics.items()), flush=True)
+        _report(trainer, metrics, history, rank)
+        losses, skipped, since = [], 0, time.monotonic()
+
+
+def _report(trainer: Trainer, metrics: dict[str, float], history: list[dict[str, float]], rank: int) -> None:
+    """Hand a measurement, and from the first process a checkpoint, to Ray Train."""
+    if rank:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(trainer.state_dict(), Path(folder) / STATE)
+        lines = (json.dumps(row) + "\n" for row in history)
+        (Path(folder) / HISTORY).write_text("".join(lines), encoding="utf-8")
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _export(recipe: Recipe, checkpoint: ray.train.Checkpoint, output: Path) -> dict[str, Any]:
+    trainer = Trainer(recipe)
+    with checkpoint.as_directory() as folder:
+        trainer.load_state_dict(torch.load(Path(folder) / STATE, "cpu", weights_only=True))
+        shutil.copyfile(Path(folder) / HISTORY, output / HISTORY)
+    path = output / "weights.safetensors"
+    metadata = {"network": "models.cain_sd.CAIN", "steps": str(trainer.step_count), "seed": str(recipe.seed)}
+    digest = save_weights(trainer.result, path, metadata)
+    last: dict[str, Any] = json.loads((output / HISTORY).read_text(encoding="utf-8").splitlines()[-1])
+    return {**last, "weights": str(path), "sha256": digest}

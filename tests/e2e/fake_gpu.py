@@ -1,0 +1,50 @@
+"""A job whose actors note which GPUs Ray gave them, then compute on the CPU: for clusters that only declare GPUs.
+
+python tests/e2e/fake_gpu.py INPUT OUTPUT NOTES dotted.key=value...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import ray
+
+from pipeline.config import InterpolateConfig, load
+from pipeline.run import driver
+from pipeline.tasks.interpolate import InterpolateTask
+
+
+@dataclass(frozen=True)
+class FakeGpuTask(InterpolateTask):
+    notes: str = ""
+
+    def load(self, device: str, threads: int) -> Any:
+        context = ray.get_runtime_context()
+        assigned = context.get_assigned_resources()
+        note = {
+            "device": device,
+            "gpus": ",".join(map(str, ray.get_gpu_ids())),
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "assigned": {"GPU": assigned.get("GPU", 0)},
+        }
+        Path(self.notes).mkdir(exist_ok=True)
+        (Path(self.notes) / str(context.get_actor_id())).write_text(json.dumps(note))
+        return super().load("cpu", threads)
+
+
+def main(source: str, output: str, notes: str, *sets: str) -> int:
+    task = FakeGpuTask(load(InterpolateConfig, None, sets), notes=notes)
+    return driver.guarded(lambda: driver.run(task, source, output, driver.Options()), print)
+
+
+if __name__ == "__main__":
+    from tests.e2e import fake_gpu  # not __main__, which workers could not import
+
+    sys.exit(fake_gpu.main(*sys.argv[1:]))
