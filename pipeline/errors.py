@@ -11,13 +11,15 @@
     │   └── WeightsUnusable        weights missing, damaged, or with another digest than declared
     ├── StorageError               an object store that stays unwell after all retries: exit code 1
     │   ├── AlreadyExists          a conditional put found the object there
-    │   └── ObjectNotFound         an object that was named or listed is not there
+    │   ├── ObjectNotFound         an object that was named or listed is not there
+    │   └── RecordDamaged          bytes of a record that are not what was written
     └── VideoError                 one video's or clip's own fault: quarantined, the job goes on
         ├── UnreadableVideo        not a video, truncated, no usable stream
         ├── CorruptVideo           decoding failed, or frames do not match the plan; carries the pts it got to
         ├── UnsupportedVideo       interlaced, a pixel format or size that the configuration refuses
         ├── LimitExceeded          larger than the configured limits (decompression bombs)
         ├── OutputMismatch         what was written does not match the plan
+        ├── EncodeError            a result that cannot be stored within its declared error
         └── WorkerLost             the clip crashed, hung or exhausted its worker too many times
 
 Each message names the object, the value found and the remedy.
@@ -74,6 +76,10 @@ class ObjectNotFound(StorageError):
     """An object that was named or listed is not there."""
 
 
+class RecordDamaged(StorageError):
+    """Bytes of a record that are not what was written: cut short, changed, or of another kind."""
+
+
 class VideoError(MotionmillError):
     """One video's or clip's own fault. `stage` says where; `pts` how far it got, in the video's time_base."""
 
@@ -119,6 +125,12 @@ class OutputMismatch(VideoError):
     """What was written does not match the plan."""
 
     stage = "verify"
+
+
+class EncodeError(VideoError):
+    """A result that cannot be stored within its declared error: values that are not finite, or out of range."""
+
+    stage = "encode"
 
 
 class WorkerLost(VideoError):
