@@ -8,7 +8,7 @@ values themselves: nothing ever wraps around or saturates. Differences are taken
 
 A payload says itself what it is: 30 bytes (magic with version, kind, form, exponent of the step, H, W, declared bound,
 CRC-32 of all the rest), then the compressed body. pcodec's format is stable, and libraries read it from Rust, C and
-Python. Validity goes in as bits, confidence as bytes, both zstd.
+Python. Confidence takes the same way in steps of 1/255; validity goes in as bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ CODECS: tuple[Codec, ...] = ("pcodec", "none")
 """`none` is no payload at all but plain lists of float32 in Parquet (flow_schema.py)."""
 DEFAULT_CODEC: Codec = "pcodec"
 DEFAULT_MAX_ERROR_PX = Fraction(1, 64)
-CONFIDENCE_MAX_ERROR = Fraction(1, 510)
+CONFIDENCE_MAX_ERROR = Fraction(1, 500)
+"""Steps of 1/255, so 1/510 and what float32 adds to it."""
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -77,21 +78,9 @@ def encode(field: Floats, max_error_px: Fraction | float = DEFAULT_MAX_ERROR_PX,
         raise EncodeError(f"the flow field [2,{field.shape[1]},{field.shape[2]}] {_not_finite(field)}")
     form = _form(math.ldexp(largest, -exponent))
     if form == 2:
-        numbers, delta = field, DeltaSpec.auto()
+        body = _compressed(field, DeltaSpec.auto())
     else:
-        steps = np.rint(field * np.float32(2.0**-exponent)).astype(_FORMS[form])
-        numbers = steps.copy()
-        np.subtract(steps[:, 1:], steps[:, :-1], out=numbers[:, 1:])
-        delta = DeltaSpec.try_consecutive(1)
-    body = standalone.simple_compress(
-        np.ascontiguousarray(numbers).reshape(-1),
-        ChunkConfig(
-            compression_level=8,
-            mode_spec=ModeSpec.classic(),
-            delta_spec=delta,
-            paging_spec=PagingSpec.equal_pages_up_to(_CHUNK),
-        ),
-    )
+        body = _compressed_planes(np.rint(field * np.float32(2.0**-exponent)).astype(_FORMS[form]))
     payload = _pack(_FLOW, form, exponent, field.shape[1:], float(max_error_px), body)
     error = float(np.abs(decode(payload) - field).max())
     if error > max_error_px:
@@ -105,56 +94,56 @@ def encode(field: Floats, max_error_px: Fraction | float = DEFAULT_MAX_ERROR_PX,
 def decode(payload: bytes) -> Floats:
     """The flow field of a payload: float32 [2,H,W] px. RecordDamaged if it is not one, or not whole."""
     form, exponent, (height, width), _, body = _unpack(payload, _FLOW)
-    numbers = np.empty(2 * height * width, _FORMS[form])
-    progress = standalone.simple_decompress_into(body, numbers)
-    if progress.n_processed != numbers.size or not progress.finished:
-        raise RecordDamaged(f"a flow payload holds {progress.n_processed} numbers where 2×{height}×{width} belong")
-    planes = numbers.reshape(2, height, width)
     if form == 2:
-        return planes
-    for plane in planes:
-        for above, row in itertools.pairwise(plane):  # rows: a cumsum over axis 0 is slower
-            np.add(row, above, out=row)
+        raw: Floats = _decompressed(body, np.float32, (2, height, width))
+        return raw
+    planes = _decompressed_planes(body, _FORMS[form], (2, height, width))
     # Exact: up to 2^24 steps float32 holds every number, and beyond that the steps came from a float32.
-    return np.multiply(planes, np.float32(2.0**exponent), dtype=np.float32, casting="same_kind")
+    field: Floats = np.multiply(planes, np.float32(2.0**exponent), dtype=np.float32, casting="same_kind")
+    return field
 
 
 def encode_mask(mask: Bools) -> Encoded:
-    """bool [H,W], without loss: each row's difference to the one above, as bits."""
+    """bool [H,W], without loss: bits, each row's difference to the one above, zstd."""
     if mask.dtype != np.bool_ or mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"a validity mask is bool [H,W], this one is {mask.dtype} {list(mask.shape)}")
-    changes = mask.copy()
-    np.logical_xor(mask[1:], mask[:-1], out=changes[1:])
-    return Encoded(_pack(_MASK, 0, 0, mask.shape, 0.0, _zstd(np.packbits(changes, axis=1))), 0.0)
+    bits = np.packbits(mask, axis=1)
+    changes = bits.copy()
+    np.bitwise_xor(bits[1:], bits[:-1], out=changes[1:])
+    body: bytes = pa.Codec("zstd", _ZSTD_LEVEL).compress(changes.data, asbytes=True)
+    return Encoded(_pack(_MASK, 0, 0, mask.shape, 0.0, body), 0.0)
 
 
 def decode_mask(payload: bytes) -> Bools:
     """bool [H,W]. RecordDamaged as for `decode`."""
     _, _, (height, width), _, body = _unpack(payload, _MASK)
-    bits = _unzstd(body, height, -(-width // 8))
-    changes = np.unpackbits(bits, axis=1, count=width)
-    return np.bitwise_xor.accumulate(changes, axis=0).view(np.bool_)
+    across = -(-width // 8)
+    bits = np.frombuffer(pa.Codec("zstd").decompress(body, height * across), np.uint8).reshape(height, across).copy()
+    for above, row in itertools.pairwise(bits):
+        np.bitwise_xor(row, above, out=row)
+    return np.unpackbits(bits, axis=1, count=width).view(np.bool_)
 
 
 def encode_confidence(confidence: Floats) -> Encoded:
-    """float32 [H,W] in 0..1, to the nearest 1/255: at most 1/510 off. EncodeError for values outside 0..1."""
+    """float32 [H,W] in 0..1, to the nearest 1/255: within 1/500. EncodeError for values outside 0..1."""
     if confidence.dtype != np.float32 or confidence.ndim != 2 or 0 in confidence.shape:
         raise ValueError(f"a confidence map is float32 [H,W], this one is {confidence.dtype} {list(confidence.shape)}")
     low, high = float(confidence.min()), float(confidence.max())
     if not (low >= 0 and high <= 1):  # also NaN
         raise EncodeError(f"the confidence map {list(confidence.shape)} goes from {low:g} to {high:g}; it must be 0..1")
-    levels = np.rint(confidence * np.float32(255)).astype(np.uint8)
-    body = levels.copy()
-    np.subtract(levels[1:], levels[:-1], out=body[1:])
-    payload = _pack(_CONFIDENCE, 0, 0, confidence.shape, float(CONFIDENCE_MAX_ERROR), _zstd(body))
-    return Encoded(payload, float(np.abs(decode_confidence(payload) - confidence).max()))
+    body = _compressed_planes(np.rint(confidence[None] * np.float32(255)).astype(np.int16))
+    payload = _pack(_CONFIDENCE, 0, 0, confidence.shape, float(CONFIDENCE_MAX_ERROR), body)
+    error = float(np.abs(decode_confidence(payload) - confidence).max())
+    if error > CONFIDENCE_MAX_ERROR:
+        raise EncodeError(f"the confidence map {list(confidence.shape)} comes back {error:g} off; check this machine")
+    return Encoded(payload, error)
 
 
 def decode_confidence(payload: bytes) -> Floats:
     """float32 [H,W] in 0..1. RecordDamaged as for `decode`."""
     _, _, (height, width), _, body = _unpack(payload, _CONFIDENCE)
-    levels = np.add.accumulate(_unzstd(body, height, width), axis=0, dtype=np.uint8)
-    return levels.astype(np.float32) / np.float32(255)
+    confidence: Floats = _decompressed_planes(body, np.int16, (1, height, width))[0] / np.float32(255)
+    return confidence
 
 
 def shape_of(payload: bytes) -> tuple[int, int]:
@@ -219,11 +208,34 @@ def _unpack(payload: bytes, kind: int | None) -> tuple[int, int, tuple[int, int]
     return form, exponent, (height, width), bound, body
 
 
-def _zstd(data: NDArray[np.uint8]) -> bytes:
-    packed = pa.Codec("zstd", _ZSTD_LEVEL).compress(np.ascontiguousarray(data).data, asbytes=True)
-    return bytes(packed)
+def _compressed_planes(numbers: NDArray[Any]) -> bytes:
+    """Integers [planes,H,W], each less the one above it; pcodec takes the difference along x."""
+    changes = numbers.copy()
+    np.subtract(numbers[:, 1:], numbers[:, :-1], out=changes[:, 1:])
+    return _compressed(changes, DeltaSpec.try_consecutive(1))
 
 
-def _unzstd(body: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    data = pa.Codec("zstd").decompress(body, height * width)
-    return np.frombuffer(data, np.uint8).reshape(height, width)
+def _decompressed_planes(body: bytes, kind: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
+    planes = _decompressed(body, kind, shape)
+    for plane in planes:
+        for above, row in itertools.pairwise(plane):  # rows stay in cache: cumsum over axis 0 takes longer
+            np.add(row, above, out=row)
+    return planes
+
+
+def _compressed(numbers: NDArray[Any], delta: DeltaSpec) -> bytes:
+    config = ChunkConfig(
+        compression_level=8,
+        mode_spec=ModeSpec.classic(),
+        delta_spec=delta,
+        paging_spec=PagingSpec.equal_pages_up_to(_CHUNK),
+    )
+    return bytes(standalone.simple_compress(np.ascontiguousarray(numbers).reshape(-1), config))
+
+
+def _decompressed(body: bytes, kind: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
+    numbers = np.empty(shape, kind)
+    progress = standalone.simple_decompress_into(body, numbers.reshape(-1))
+    if progress.n_processed != numbers.size or not progress.finished:
+        raise RecordDamaged(f"a payload holds {progress.n_processed} numbers where {numbers.size} belong")
+    return numbers

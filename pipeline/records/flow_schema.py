@@ -89,7 +89,7 @@ class FlowRecord(FrameIdentity):
     """bool [H,W]: points into the neighbour, whose own flow points back. None where it was not stored."""
     validity_backward: Bools | None
     confidence_forward: Floats | None
-    """float32 [H,W] in 0..1, within 1/510 with codec pcodec."""
+    """float32 [H,W] in 0..1, within 1/500 with codec pcodec."""
     confidence_backward: Floats | None
     unit: str
     coordinates: str
