@@ -254,7 +254,7 @@ class InterpolateConfig(RunConfig):
         return self
 
 
-RUNTIME_KEYS = frozenset({"resources", "retry", "batch", "input", "decode.threads", "decode.queue_frames"})
+RUNTIME_KEYS = frozenset({"resources", "retry", "batch", "input", "limits", "decode.threads", "decode.queue_frames"})
 """Keys that never change an output byte; the fingerprint leaves them out."""
 
 C = TypeVar("C", bound=RunConfig)

@@ -1,13 +1,17 @@
 """Every path of a run's output prefix, and the version of what is stored there.
 
-video/<name>                                              finished video
+video/<name>                                              finished video (interpolation)
+flow/<name>.parquet, .part-<n>.parquet, .preview.mp4      finished video (flow): its records, and a picture of them
+flow/group-<n>.parquet                                    records of several small videos
 _motionmill/run.json                                      what the run is: its fingerprint, key by key
 _motionmill/segments/<video_id>/<clip_id>-<attempt>.mp4   a clip's data, unique to the attempt that wrote it
 _motionmill/commit/<video_id>/<clip_id>.json              which attempt counts: put once, conditionally
 _motionmill/videos/<video_id>.json                        the same for a whole video
+_motionmill/ungrouped/<video_id>.parquet                  records of a small video, until it is grouped
+_motionmill/groups/<n>.json                               which small videos a group takes in: put once, conditionally
 _motionmill/attempts/<session>/<video_id>/<clip_id>/      <n>.json: tries that began, and what ended them
 _motionmill/quarantine/quarantine.parquet                 what failed, and why
-_motionmill/quarantine/video/<name>                       the good beginning of a video that failed
+_motionmill/quarantine/<folder>/<name>                    the good beginning of a video that failed
 _motionmill/summary.json, runs/<session>.json             how the last run, and each session, went
 """
 
@@ -51,13 +55,28 @@ class Layout:
         """Relative folder of all attempts' data of a video."""
         return f"{self.data}/{video_id}"
 
-    def final(self, name: str, suffix: str = ".mp4") -> str:
-        """Relative path of a finished video."""
-        return f"video/{final_name(name, suffix)}"
+    def final(self, name: str, suffix: str = ".mp4", folder: str = "video") -> str:
+        """Relative path of a finished video, or of one of its files."""
+        return f"{folder}/{final_name(name, suffix) if folder == 'video' else record_name(name, suffix)}"
 
-    def good_prefix(self, name: str, suffix: str = ".mp4") -> str:
+    def good_prefix(self, name: str, suffix: str = ".mp4", folder: str = "video") -> str:
         """Relative path of the good beginning of a video that failed."""
-        return f"{STATE}/quarantine/video/{final_name(name, suffix)}"
+        return f"{STATE}/quarantine/{self.final(name, suffix, folder)}"
+
+    def ungrouped(self, video_id: str, suffix: str) -> str:
+        """Relative path of a small video's output until it shares a file with others."""
+        return f"{STATE}/ungrouped/{video_id}{suffix}"
+
+    def group_data(self, number: int, suffix: str, folder: str) -> str:
+        """Relative path of a file that several videos share; no video's own file is called so."""
+        return f"{folder}/group-{number:06d}{suffix}"
+
+    @property
+    def groups(self) -> str:
+        return self.uri(f"{STATE}/groups")
+
+    def group(self, number: int) -> str:
+        return f"{self.groups}/{number:06d}.json"
 
     @property
     def run(self) -> str:
@@ -115,6 +134,15 @@ def final_name(name: str, suffix: str) -> str:
     if stem != name and stem.rpartition("/")[2] and not _marked(stem):
         return name
     return f"{name}{suffix}" if _marked(name) and not name.lower().endswith(".video") else f"{name}.video{suffix}"
+
+
+def record_name(name: str, suffix: str) -> str:
+    """Where records of the video `name` go: "a.mp4" → "a.mp4.parquet", "a" (no video's suffix) → "a.video.parquet".
+
+    Different names never meet, whatever the suffixes; nor does any meet a name whose stem has no video's suffix.
+    """
+    whole = _marked(name) and not name.lower().endswith(".video")
+    return f"{name}{suffix}" if whole else f"{name}.video{suffix}"
 
 
 def _marked(name: str) -> bool:

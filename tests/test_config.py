@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pipeline.config import RUNTIME_KEYS, InterpolateConfig, RunConfig, fingerprint_keys, load
+from pipeline.config_flow import FlowConfig
 from pipeline.errors import ConfigError
 
-FILE = Path(__file__).resolve().parents[1] / "configs" / "interpolate.yaml"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILE = CONFIGS / "interpolate.yaml"
 
 
 def keys_of(kind: type[BaseModel], prefix: str = "") -> list[str]:
@@ -50,10 +52,12 @@ def test_the_defaults_are_valid_and_stay_so_through_a_file(tmp_path: Path) -> No
     assert load(RunConfig, None) == RunConfig()
 
 
-def test_the_shipped_file_is_the_defaults_and_names_and_explains_every_key() -> None:
-    text = FILE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "kind"), [("interpolate", InterpolateConfig), ("flow", FlowConfig)])
+def test_the_shipped_file_is_the_defaults_and_names_and_explains_every_key(name: str, kind: type[RunConfig]) -> None:
+    file = CONFIGS / f"{name}.yaml"
+    text = file.read_text(encoding="utf-8")
     document = yaml.safe_load(text)
-    assert load(InterpolateConfig, FILE) == InterpolateConfig()
+    assert load(kind, file) == kind()
 
     def flat(node: dict[str, Any], prefix: str = "") -> list[str]:
         keys = []
@@ -61,7 +65,7 @@ def test_the_shipped_file_is_the_defaults_and_names_and_explains_every_key() -> 
             keys += flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"]
         return keys
 
-    assert sorted(flat(document)) == sorted(keys_of(InterpolateConfig))
+    assert sorted(flat(document)) == sorted(keys_of(kind))
     for line in text.splitlines():
         key, _, rest = line.partition(":")
         if line.strip() and not line.startswith("#") and rest.split("#")[0].strip():
@@ -89,8 +93,20 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
     assert set(fingerprint_keys(InterpolateConfig())) == changing
 
 
+def test_every_key_of_flow_is_decided_too() -> None:
+    shared = set(keys_of(RunConfig))
+    runtime = {"limits.max_output_bytes"}
+    changing = {
+        "model", "iterations", "directions", "stored_scale", "codec", "max_error_px", "memory_budget", "preview",
+        "cuts.detect", "cuts.threshold",
+        "files.row_group_rows", "files.row_group_bytes", "files.file_bytes", "files.group_below",
+    }  # fmt: skip
+    assert set(keys_of(FlowConfig)) - shared == runtime | changing, "decide for each new key"
+    assert set(fingerprint_keys(FlowConfig())) - shared == changing
+
+
 def test_runtime_keys_name_keys_that_exist() -> None:
-    known = keys_of(InterpolateConfig)
+    known = {*keys_of(InterpolateConfig), *keys_of(FlowConfig)}
     for key in RUNTIME_KEYS:
         assert any(other == key or other.startswith(f"{key}.") for other in known), key
 

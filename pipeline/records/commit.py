@@ -34,6 +34,8 @@ class DataObject(_Frozen):
     sha256: str
     frames: int = Field(ge=0)
     """Frames (or rows of a table) in it."""
+    shared: bool = False
+    """Whether it holds other videos' rows too (pipeline/records/groups.py)."""
 
 
 class Failure(_Frozen):
@@ -173,6 +175,15 @@ def load_video_commits(storage: Storage, layout: Layout) -> dict[str, VideoCommi
     return {commit.video_id: commit for commit in iter_video_commits(storage, layout)}
 
 
+def load_video_commit(storage: Storage, layout: Layout, video_id: str) -> VideoCommit | None:
+    """One video's commit; None if it has none."""
+    uri = layout.video_commit(video_id)
+    try:
+        return _parse(VideoCommit, uri, storage.read_bytes(uri))
+    except ObjectNotFound:
+        return None
+
+
 def forget_failures(storage: Storage, layout: Layout) -> int:
     """Deletes every error commit, so that a rerun tries these again; returns how many.
 
@@ -191,7 +202,10 @@ def forget_failures(storage: Storage, layout: Layout) -> int:
 
 
 def forget_video(storage: Storage, layout: Layout, video_id: str) -> None:
-    """Deletes all that is stored of a video: its commits first, then what they named."""
+    """Deletes all that is stored of a video: its commits first, then what they named.
+
+    Its rows in a file that it shares stay until that file is made anew; without a commit they do not count.
+    """
     commit = _parse(VideoCommit, layout.video_commit(video_id), storage.read_bytes(layout.video_commit(video_id)))
     _forget(storage, layout, commit)
     for prefix in (layout.clip_commits_of(video_id), layout.uri(layout.clip_data_of(video_id))):
@@ -201,7 +215,8 @@ def forget_video(storage: Storage, layout: Layout, video_id: str) -> None:
 def _forget(storage: Storage, layout: Layout, commit: VideoCommit) -> None:
     storage.delete(layout.video_commit(commit.video_id))
     prefix = commit.failure.prefix if commit.failure else None
-    storage.delete_many(layout.uri(data.path) for data in (*commit.outputs, *([prefix] if prefix else [])))
+    own = [data for data in (*commit.outputs, *([prefix] if prefix else [])) if not data.shared]
+    storage.delete_many(layout.uri(data.path) for data in own)
 
 
 def tidy(storage: Storage, layout: Layout, commit: VideoCommit) -> None:

@@ -13,11 +13,11 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.errors import MotionmillError, StorageError, UsageError
-from pipeline.layout import Layout, sanitise
+from pipeline.layout import STATE, Layout, sanitise
 from pipeline.plan.discover import DiscoveryFailure, discover
 from pipeline.records import quarantine
 from pipeline.records.commit import Session, VideoCommit, forget_failures, forget_video, open_run, tidy_unfinished
-from pipeline.run import cluster
+from pipeline.run import cluster, grouping, limits
 from pipeline.run.datasource import VideoSource
 from pipeline.run.finalise import finalise
 from pipeline.run.fingerprint import fingerprint_document
@@ -61,11 +61,14 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
     first = next(listing)  # raises InputNotFound before anything is started
     storage.check_writable(output)
     task.fingerprint()  # finds missing or damaged weights
+    limit = limits.of(task.config)
     cluster.connect(task.config.resources)
     try:
         placement = cluster.place(task.config.resources)
         task = task.on(placement.device)
         nodes = cluster.check_nodes(task)
+        if limit is not None:
+            limits.check_output(task, storage, layout, source, output, limit)
         session = open_run(storage, layout, fingerprint_document(task), overwrite=options.overwrite)
         if options.retry_quarantined:
             print(f"retrying {forget_failures(storage, layout)} quarantined videos and clips", flush=True)
@@ -74,6 +77,8 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
         print(f"session {session.id}{' (resuming)' if session.resumed else ''}; {placement} on {len(nodes)} node(s)")
         if not placement.gpus:
             print("no GPU in use: the model runs on the CPU", flush=True)
+        for note in task.notes():
+            print(note, flush=True)
         return _Run(context, session, placement, storage, layout).execute(_chain(first, listing))
     finally:
         ray.shutdown()
@@ -114,6 +119,7 @@ class _Run:
             if todo:
                 self._stream(todo)
             self._drain()
+            self._account.written([self._layout.uri(path) for path in grouping.group_videos(self._context)])
         finally:
             display.close()
         return self._finish()
@@ -125,6 +131,7 @@ class _Run:
         }
         if self._session.resumed:
             tidy_unfinished(self._storage, self._layout, done)
+            grouping.go_on(self._context)
         by_source: dict[str, list[str]] = {}
         for video_id in done:
             by_source.setdefault(video_id.rpartition("-")[0], []).append(video_id)
@@ -232,7 +239,10 @@ class _Run:
         if commit.status == "ok":
             self._tally.videos_done += 1
             self._account.committed += 1
-            self._account.finished([self._layout.uri(output.path) for output in commit.outputs], commit.extra)
+            self._account.finished(
+                [self._layout.uri(output.path) for output in commit.outputs if not output.path.startswith(STATE)],
+                commit.extra,
+            )
             return
         self._tally.videos_quarantined += 1
         self._account.quarantined += 1

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.run.watchdog import Watchdog
 from pipeline.run.worker import RunContext, attempt, open_video, upload
 from pipeline.storage import redact
 from pipeline.tasks.base import ClipPart, VideoOutput
+from pipeline.types import VideoRef
 
 
 def finalise(context: RunContext, row: Row) -> VideoCommit:
@@ -25,41 +27,73 @@ def finalise(context: RunContext, row: Row) -> VideoCommit:
     Safe to run twice, or twice at once: the output is the same, and only one commit wins.
     """
     if row.refusal is not None:
-        commit, _ = commit_video(context.storage, context.layout, _commit(context, row, (), row.refusal, None, {}))
+        commit, _ = commit_video(context.storage, context.layout, _commit(context, row, (), row.refusal, (), {}))
         return commit
     clips = list(load_clip_commits(context.storage, context.layout, row.video.video_id).values())
     bad = next((clip.failure for clip in clips if clip.failure is not None), None)
 
-    def work(_number: int) -> tuple[DataObject | None, dict[str, Any]]:
+    uploaded: list[DataObject] = []
+
+    def work(_number: int) -> tuple[list[DataObject], dict[str, Any]]:
+        uploaded.clear()  # the same names again
         folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
         try:
-            return _joined(context, row, clips, folder, bad is None)
+            return uploaded, _joined(context, row, clips, folder, bad is None, uploaded)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     # Joining shows no sign of life in between: it may take as long as its clips might.
     watchdog = Watchdog(context.task.config.retry.hang_s * max(1, len(clips)))
     result, failure = attempt(context, watchdog, row.video.video_id, "join", work, stage="finalise")
-    data, extra = result or (None, {})
+    data, extra = result or ([], {})
     # Where the clips are good but cannot be joined, this is the video's failure; else the first clip's counts.
-    commit, _ = commit_video(context.storage, context.layout, _commit(context, row, clips, bad or failure, data, extra))
+    commit, mine = commit_video(
+        context.storage, context.layout, _commit(context, row, clips, bad or failure, data, extra)
+    )
     with suppress(MotionmillError):  # what is left behind is named by no commit: harmless, and collected by a later run
         tidy(context.storage, context.layout, commit)
+        if mine and result is None:  # a video of several files that failed after the first
+            context.storage.delete_many(context.layout.uri(data.path) for data in uploaded)
     return commit
 
 
 def _joined(
-    context: RunContext, row: Row, clips: Sequence[ClipCommit], folder: Path, whole: bool
-) -> tuple[DataObject | None, dict[str, Any]]:
-    output = _join(context, row, _good(clips), folder, whole)
-    if whole and (output is None or output.rows != row.expected_rows):
-        raise OutputMismatch(
-            f"{row.video}: the output has {output.rows if output else 0} frames, the plan {row.expected_rows}"
-        )
-    if output is None:
-        return None, {}
-    place = context.layout.final if whole else context.layout.good_prefix
-    return upload(context, output.path, place(row.video.name, output.suffix), output.rows), output.extra
+    context: RunContext,
+    row: Row,
+    clips: Sequence[ClipCommit],
+    folder: Path,
+    whole: bool,
+    uploaded: list[DataObject],
+) -> dict[str, Any]:
+    """Each output is uploaded, and its local file deleted, before the next is made."""
+    assert row.info is not None
+    extra: dict[str, Any] = {}
+    rows = 0
+    good = _good(clips)
+    if good:
+        parts = [
+            ClipPart(data.frames, data.size, facts, partial(_fetch, context, data, folder / f"{index:06d}"))
+            for index, (data, facts) in enumerate(good)
+        ]
+        with open_video(context.storage, row.video) as source:
+            for output in context.task.join(row.video, row.info, parts, source, folder, whole):
+                uploaded.append(upload(context, output.path, _place(context, row.video, output, whole), output.rows))
+                output.path.unlink()
+                extra |= output.extra
+                rows += output.rows if output.result else 0
+    if whole and rows != row.expected_rows:
+        raise OutputMismatch(f"{row.video}: the output has {rows} frames, the plan {row.expected_rows}")
+    return extra
+
+
+def _place(context: RunContext, video: VideoRef, output: VideoOutput, whole: bool) -> str:
+    layout, task = context.layout, context.task
+    if not whole:
+        return layout.good_prefix(video.name, output.suffix, task.folder)
+    grouping = task.grouping
+    if grouping is not None and output.may_share and output.path.stat().st_size < grouping.below:
+        return layout.ungrouped(video.video_id, output.suffix)
+    return layout.final(video.name, output.suffix, task.folder)
 
 
 def _good(clips: Sequence[ClipCommit]) -> list[tuple[DataObject, dict[str, Any]]]:
@@ -74,18 +108,7 @@ def _good(clips: Sequence[ClipCommit]) -> list[tuple[DataObject, dict[str, Any]]
     return good
 
 
-def _join(
-    context: RunContext, row: Row, good: Sequence[tuple[DataObject, dict[str, Any]]], folder: Path, whole: bool
-) -> VideoOutput | None:
-    assert row.info is not None
-    if not good:
-        return None
-    parts = [_fetch(context, data, extra, folder / f"{index:06d}") for index, (data, extra) in enumerate(good)]
-    with open_video(context.storage, row.video) as source:
-        return context.task.join(row.video, row.info, parts, source, folder, whole)
-
-
-def _fetch(context: RunContext, data: DataObject, extra: dict[str, Any], path: Path) -> ClipPart:
+def _fetch(context: RunContext, data: DataObject, path: Path) -> Path:
     uri = context.layout.uri(data.path)
     context.storage.get_file(uri, path)
     with open(path, "rb") as file:
@@ -96,7 +119,7 @@ def _fetch(context: RunContext, data: DataObject, extra: dict[str, Any], path: P
             "outside; run again with --overwrite",
             stage="finalise",
         )
-    return ClipPart(path, data.frames, extra)
+    return path
 
 
 def _commit(
@@ -104,12 +127,12 @@ def _commit(
     row: Row,
     clips: Sequence[ClipCommit],
     failure: Failure | None,
-    data: DataObject | None,
+    outputs: Sequence[DataObject],
     extra: dict[str, Any],
 ) -> VideoCommit:
     video = row.video
     if failure is not None:
-        failure = failure.model_copy(update={"prefix": data})
+        failure = failure.model_copy(update={"prefix": outputs[0] if outputs else None})
     return VideoCommit(
         video_id=video.video_id,
         uri=redact(video.uri),
@@ -123,7 +146,7 @@ def _commit(
         failure=failure,
         extra={"source_frames": row.source_frames, **extra},
         time_base=str(row.info.time_base) if row.info else "",
-        outputs=(data,) if data is not None and failure is None else (),
+        outputs=tuple(outputs) if failure is None else (),
         clips=row.clip.count if row.clip else 0,
         failed_clips=sum(clip.status == "error" for clip in clips),
     )

@@ -8,13 +8,17 @@ from pipeline.errors import VideoError
 from pipeline.layout import Layout
 from pipeline.media.probe import probe
 from pipeline.plan.discover import DiscoveryFailure, discover
+from pipeline.run import limits
 from pipeline.run.worker import open_video
 from pipeline.storage import Storage, absolute, redact
 from pipeline.tasks.base import Task
 
 
 def show(task: Task, source: str, output: str) -> int:
-    """Prints a line a video and the totals; returns 0. Raises what a run would: UsageError, StorageError."""
+    """Prints a line a video and the totals; returns 0. Raises what a run would: UsageError, StorageError.
+
+    A ConfigError after the totals where the output would be larger than `limits.max_output_bytes`.
+    """
     source, output = absolute(source), absolute(output)
     storage = Storage(task.config.retry)
     layout = Layout(output)
@@ -46,11 +50,11 @@ def show(task: Task, source: str, output: str) -> int:
         )
         videos, frames, rows, length = videos + 1, frames + len(info.pts), rows + made, length + span
         clips += -(-len(info.pts) // task.config.clip.frames)
-        # Taken to compress like the source; what the encoder makes of it is only known afterwards.
-        size, flops = size + max(0, item.size) * made // len(info.pts), flops + work
+        size, flops = size + task.output_bytes(info, item.size), flops + work
     print(
         f"plan     {videos} videos, {float(length) / 3600:.3f} hours, {frames} frames in, {clips} clips, "
         f"{rows} out, about {size / 1e6:.1f} MB, {flops / 1e12:.2f} TFLOP; {skipped} done before, "
         f"{refused} would be quarantined"
     )
+    limits.refuse_above(limits.of(task.config), size, videos)
     return 0

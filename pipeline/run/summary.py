@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -40,6 +41,8 @@ class Account:
     retries: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
+    files: int = 0
+    """Outputs that were finished; `outputs` are the first of them."""
     outputs: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
     max_t_error: str = "0"
@@ -69,12 +72,16 @@ class Account:
 
     def finished(self, outputs: list[str], extra: dict[str, Any]) -> None:
         """Takes in a joined video: its outputs, and what was decided about it."""
-        self.outputs = (self.outputs + outputs)[:SHOWN]
+        self.written(outputs)
         if Fraction(extra.get("max_t_error", 0)) > Fraction(self.max_t_error):
             self.max_t_error = extra["max_t_error"]
         for remark in [*extra.get("notes", []), *(f"not copied: {text}" for text in extra.get("dropped", []))]:
             if remark in self.remarks or len(self.remarks) < MOST_REMARKS:
                 self.remarks[remark] += 1
+
+    def written(self, outputs: Sequence[str]) -> None:
+        self.files += len(outputs)
+        self.outputs = (self.outputs + list(outputs))[:SHOWN]
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,8 @@ class Summary:
     peak_rss: int
     """Most bytes that a worker had resident."""
     max_t_error: str
+    files: int
+    """Finished outputs; `outputs` names the first of them."""
     outputs: list[str]
     remarks: dict[str, int]
 
@@ -147,6 +156,7 @@ class Summary:
             model_ceiling=round(account.frames / busy * placement.actors, 3) if busy else None,
             peak_rss=account.peak_rss,
             max_t_error=account.max_t_error,
+            files=account.files,
             outputs=[redact(uri) for uri in account.outputs],
             remarks=dict(sorted(account.remarks.items())),
         )
@@ -182,6 +192,6 @@ class Summary:
         if self.in_quarantine:
             lines.append(f"quarantine {self.in_quarantine} entries: {Layout(self.output).quarantine}")
         lines += [f"output     {uri}" for uri in self.outputs]
-        if self.videos_committed > len(self.outputs):
-            lines.append(f"           and {self.videos_committed - len(self.outputs)} more in {self.output}")
+        if self.files > len(self.outputs):
+            lines.append(f"           and {self.files - len(self.outputs)} more in {self.output}")
         return "\n".join(lines)

@@ -1,13 +1,13 @@
 """What a task is: a model, its clip processor and its writer. Adding one changes nothing underneath.
 
 A `Task` is a small picklable value that travels to every worker; its `Processor` holds the loaded model there, turns
-one clip at a time into a local file, and knows nothing of Ray, buckets or commits. `join` makes a video's final output
-from its committed clips.
+one clip at a time into a local file, and knows nothing of Ray, buckets or commits. `join` makes a video's final
+outputs from its committed clips; where videos are many and small, `merge` puts several into one file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -38,22 +38,39 @@ class ClipOutput:
 
 @dataclass(frozen=True, slots=True)
 class ClipPart:
-    """A committed clip, fetched to a local file for joining."""
+    """A committed clip, on its way into its video's output."""
 
-    path: Path
     rows: int
+    size: int
+    """Bytes of its data."""
     extra: dict[str, Any]
+    fetch: Callable[[], Path]
+    """Downloads the data, checks its digest, and gives the local file, which the caller may delete."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoOutput:
-    """A video's final output in a local file."""
+    """One of a video's final outputs, in a local file."""
 
     path: Path
     suffix: str
-    """".mp4", ".mkv", …"""
+    """Of its name: ".mp4", ".mkv", ".parquet", ".part-00002.parquet", …"""
     rows: int
     extra: dict[str, Any] = field(default_factory=dict)
+    result: bool = True
+    """False for what only accompanies the results (a preview): its rows are not held against the plan."""
+    may_share: bool = False
+    """Whether it may be merged into a file with other videos' outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How outputs of small videos share files."""
+
+    below: int
+    """Bytes: larger outputs keep a file of their own."""
+    up_to: int
+    """Bytes of a shared file, at most."""
 
 
 class Processor(Protocol):
@@ -68,14 +85,25 @@ class Processor(Protocol):
 
 class Task(Protocol):
     name: str
+    folder: str
+    """Of the output prefix, where finished videos go: "video", "flow", …"""
     data_suffix: str
     """Of a clip's data object, e.g. ".mp4"."""
 
     @property
     def config(self) -> RunConfig: ...
 
+    @property
+    def grouping(self) -> Grouping | None:
+        """None: every video has files of its own."""
+        ...
+
     def on(self, device: str) -> Task:
         """The task as it will run on "cpu" or "cuda": whatever the configuration leaves to the device is decided."""
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What was decided for the whole run and is not plain from its configuration."""
         ...
 
     def halo(self) -> tuple[int, int]:
@@ -102,10 +130,24 @@ class Task(Protocol):
         """Floating-point operations (two a multiply-accumulate) that the model will need for the video at most."""
         ...
 
+    def output_bytes(self, info: VideoInfo, size: int) -> int:
+        """Bytes that the video's output will take, estimated; `size` is the input's, or -1."""
+        ...
+
     def load(self, device: str, threads: int) -> Processor: ...
 
     def join(
         self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
-    ) -> VideoOutput:
-        """The video's final output from its clips in order; `whole` is False for a good prefix only."""
+    ) -> Iterator[VideoOutput]:
+        """The video's final outputs, one at a time, from its clips in order; each local file is taken before the next.
+
+        `whole` is False for a good prefix only, which is a single output.
+        """
+        ...
+
+    def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
+        """Puts the rows of several videos, each given as (file, video_id), in order into one file; returns its rows.
+
+        Only where `grouping` is set. A part's file is needed until the next part is asked for.
+        """
         ...

@@ -6,7 +6,7 @@ Probing and joining need no model: torch is imported in the actors alone (pipeli
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -35,11 +35,16 @@ class InterpolateTask:
     precision: str = "fp32"
     """"fp32" or "bf16": what `auto` came to, decided once for the run by `on`."""
     name: str = "interpolate"
+    folder: str = "video"
     data_suffix: str = ".mp4"
+    grouping: None = None
 
     def on(self, device: str) -> InterpolateTask:
         auto = "bf16" if device == "cuda" and self.config.model != "blend" else "fp32"
         return replace(self, precision=auto if self.config.precision == "auto" else self.config.precision)
+
+    def notes(self) -> Sequence[str]:
+        return ()
 
     def halo(self) -> tuple[int, int]:
         return halo(self.config.duplicates)
@@ -70,6 +75,10 @@ class InterpolateTask:
         )  # fmt: skip
         return 2 * once * cost.midpoint_passes(info.pts, self.grid(info), config.max_t_error, config.max_depth)
 
+    def output_bytes(self, info: VideoInfo, size: int) -> int:
+        # Taken to compress like the source; what the encoder makes of it is only known afterwards.
+        return max(0, size) * self.expected_rows(info) // len(info.pts)
+
     def load(self, device: str, threads: int) -> InterpolateProcessor:
         # Here, so that probing and joining, in processes of their own, need not wait for torch.
         from pipeline.tasks.interpolate_clip import InterpolateProcessor
@@ -78,8 +87,11 @@ class InterpolateTask:
 
     def join(
         self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
-    ) -> VideoOutput:
-        return _join(self, info, [part for part in parts if part.rows], source, scratch, whole)
+    ) -> Iterator[VideoOutput]:
+        yield _join(self, info, [part for part in parts if part.rows], source, scratch, whole)
+
+    def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
+        raise NotImplementedError("every video has a file of its own")
 
     def grid(self, info: VideoInfo) -> Grid:
         return make_grid(self.config.target, info.time_base, info.pts[0])
@@ -128,7 +140,7 @@ def _join(
     ends = [*firsts[1:], int(parts[-1].extra["end_pts"])]
     segments = [
         mux.Segment(
-            str(part.path),
+            str(part.fetch()),
             first,
             part.rows,
             end - first,

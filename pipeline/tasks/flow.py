@@ -1,0 +1,225 @@
+"""The flow task: what it asks of a video, what it will cost, and how a video's clips become its files of records.
+
+Probing, joining and grouping need no model: torch is imported in the actors (pipeline/tasks/flow_clip.py), and where
+the driver looks at weights (pipeline/tasks/flow_model.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import __version__
+from pipeline.config import fingerprint_keys
+from pipeline.config_flow import FlowConfig
+from pipeline.records import flow_writer
+from pipeline.records.flow_scale import stored_size
+from pipeline.tasks.base import ClipPart, Grouping, VideoOutput
+from pipeline.types import VideoInfo, VideoRef
+
+if TYPE_CHECKING:
+    from pipeline.tasks.flow_clip import FlowProcessor
+
+HALO = 2
+"""models.memfof.halo(): a frame's flow needs one neighbour, and its validity the neighbour's own flow."""
+
+BYTES_PER_PIXEL = {"pcodec": 0.55, "none": 13.0}
+"""Of one direction at 1/64 px, validity and confidence included: an estimate from the README's measurements.
+
+Plain lists hold 8 bytes of flow, 4 of confidence and an eighth of validity, and compress little."""
+ROW_BYTES = 100
+"""Of everything else in a row."""
+
+
+@dataclass(frozen=True)
+class FlowTask:
+    """Dense optical flow of every frame to both its neighbours, as records in Parquet."""
+
+    config: FlowConfig
+    precision: str = "fp32"
+    """"fp32" or "bf16": what `auto` came to, decided once for the run by `on`."""
+    reason: str = ""
+    """Why, for people."""
+    name: str = "flow"
+    folder: str = "flow"
+    data_suffix: str = ".parquet"
+
+    @property
+    def grouping(self) -> Grouping | None:
+        files = self.config.files
+        return Grouping(files.group_below, files.file_bytes) if files.group_below else None
+
+    def on(self, device: str) -> FlowTask:
+        from pipeline.tasks import flow_model
+
+        precision, reason = flow_model.decide_precision(self.config, device)
+        return replace(self, precision=precision, reason=reason)
+
+    def notes(self) -> Sequence[str]:
+        return (f"precision {self.precision}: {self.reason}",) if self.reason else ()
+
+    def halo(self) -> tuple[int, int]:
+        return HALO, HALO
+
+    def fingerprint(self) -> dict[str, Any]:
+        from pipeline.tasks import flow_model
+
+        return {"weights.sha256": flow_model.facts(self.config.model).sha256, "precision": self.precision}
+
+    def check_node(self) -> None:
+        if self.config.preview:
+            from pipeline.tasks.flow_preview import ENCODE, check_encoder
+
+            check_encoder(ENCODE.codec)
+
+    def check_video(self, info: VideoInfo) -> None:
+        if self.config.preview:
+            from pipeline.tasks.flow_preview import preview_plan
+
+            preview_plan(info)
+
+    def expected_rows(self, info: VideoInfo) -> int:
+        return len(info.pts)
+
+    def flops(self, info: VideoInfo) -> int:
+        from pipeline.tasks import flow_model
+
+        frames = len(info.pts)
+        if frames < 2:
+            return 0
+        first, each = flow_model.macs(self.config.model, info.height, info.width, self.config.iterations)
+        clips = -(-frames // self.config.clip.frames)
+        # Each clip begins afresh, and needs its neighbours' frames next to it for validity.
+        return 2 * (clips * first + (frames - clips + 2 * (clips - 1)) * each)
+
+    def output_bytes(self, info: VideoInfo, size: int) -> int:
+        config, frames = self.config, len(info.pts)
+        height, width = stored_size(info.height, info.width, config.stored_scale)
+        fields = (frames - 1) * (2 if config.directions == "both" else 1)
+        each = BYTES_PER_PIXEL[config.codec]
+        if config.codec != "none":  # a bit a component for each halving of the bound
+            each = max(0.1, each + math.log2(1 / (64 * config.max_error_px)) / 4)
+        return int(fields * height * width * each) + ROW_BYTES * frames
+
+    def load(self, device: str, threads: int) -> FlowProcessor:
+        # Here, so that probing and joining, in processes of their own, need not wait for torch.
+        from pipeline.tasks.flow_clip import FlowProcessor
+
+        return FlowProcessor(self, device, threads)
+
+    def writer(self, path: Path) -> flow_writer.FlowFileWriter:
+        """A file of this task's records. Its metadata is the same for every file of the run, so that files merge."""
+        config = self.config
+        return flow_writer.FlowFileWriter(
+            path,
+            codec=config.codec,
+            max_error_px=config.max_error_px,
+            stored_scale=config.stored_scale,
+            row_group_rows=config.files.row_group_rows,
+            row_group_bytes=config.files.row_group_bytes,
+            metadata={
+                "task": self.name,
+                "code_version": __version__,
+                "precision": self.precision,
+                "configuration": json.dumps(fingerprint_keys(config), sort_keys=True),
+            },
+        )
+
+    def join(
+        self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
+    ) -> Iterator[VideoOutput]:
+        yield from _joined(self, info, [part for part in parts if part.rows], source, scratch, whole)
+
+    def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
+        files = self.config.files
+        (made,) = flow_writer.concatenate(
+            (_only(part, video_id) for part, video_id in parts),
+            path,
+            row_group_rows=files.row_group_rows,
+            row_group_bytes=files.row_group_bytes,
+        )
+        return made.rows
+
+
+def _joined(
+    task: FlowTask, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
+) -> Iterator[VideoOutput]:
+    files = task.config.files
+    kinds: Counter[str] = Counter()
+    for part in parts:
+        kinds.update(part.extra["kinds"])
+    rows = sum(part.rows for part in parts)
+    extra = {
+        "rows": rows,
+        "kinds": dict(kinds),
+        "max_error_px": max(part.extra["max_error_px"] for part in parts),
+        "rotation": info.rotation,
+        "sample_aspect_ratio": str(info.sample_aspect_ratio),
+        "notes": [*info.notes, *_remarks(parts)],
+    }
+    kept: list[Path] = []
+    made = flow_writer.concatenate(
+        _fetched(parts, kept if task.config.preview and whole else None),
+        scratch / "joined.parquet",
+        row_group_rows=files.row_group_rows,
+        row_group_bytes=files.row_group_bytes,
+        file_bytes=files.file_bytes if whole else None,
+    )
+    waiting = next(made)
+    number = 0
+    # One file behind, to know whether the first is the only one.
+    for following in made:
+        yield VideoOutput(waiting.path, f".part-{number:05d}.parquet", waiting.rows, extra)
+        waiting, number = following, number + 1
+    suffix = f".part-{number:05d}.parquet" if number else ".parquet"
+    yield VideoOutput(waiting.path, suffix, waiting.rows, extra, may_share=not number)
+    if kept:
+        from pipeline.tasks.flow_preview import write_preview
+
+        path = scratch / "preview.mp4"
+        frames = write_preview(path, kept, source, info, task.config)
+        yield VideoOutput(path, ".preview.mp4", frames, {}, result=False)
+
+
+def _fetched(parts: Sequence[ClipPart], kept: list[Path] | None) -> Iterator[Path]:
+    """The parts' files in turn; deleted when they have been read, unless they are to be `kept`."""
+    for part in parts:
+        path = part.fetch()
+        yield path
+        if kept is None:
+            path.unlink()
+        else:
+            kept.append(path)
+
+
+def _remarks(parts: Sequence[ClipPart]) -> list[str]:
+    count = sum(part.extra.get("not_finite_px", 0) for part in parts)
+    return [f"{count} flow vectors were not finite: stored as zero, and as invalid"] if count else []
+
+
+def _only(path: Path, video_id: str) -> Path:
+    """The file, or one beside it with that video's rows alone where it has others' too."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        ids = {name for group in range(file.num_row_groups) for name in _ids(file, group)}
+        if ids == {video_id}:
+            return path
+        chosen = path.with_suffix(".only.parquet")
+        with pq.ParquetWriter(chosen, schema) as out:
+            for group in range(file.num_row_groups):
+                if video_id in _ids(file, group):
+                    table = file.read_row_group(group)
+                    out.write_table(table.filter(pc.equal(table["video_id"], video_id)))
+    return chosen
+
+
+def _ids(file: pq.ParquetFile, group: int) -> set[str]:
+    return set(file.read_row_group(group, ["video_id"])["video_id"].to_pylist())
