@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,29 @@ from pipeline.run.worker import RunContext, upload
 from pipeline.storage import redact
 
 
-def go_on(context: RunContext) -> None:
+Execute = Callable[[RunContext, Sequence[Group]], None]
+"""Makes the files of announced groups, in any order."""
+
+
+def on_cluster(context: RunContext, groups: Sequence[Group]) -> None:
+    """`make` for each, a few at a time."""
+    waiting = list(groups)
+    running: list[Any] = []
+    while waiting or running:
+        while waiting and len(running) < context.task.config.resources.finalisers:
+            running.append(_made.remote(context, waiting.pop(0)))
+        ready, running = ray.wait(running, num_returns=1)
+        ray.get(ready)
+
+
+def go_on(context: RunContext, execute: Execute = on_cluster) -> None:
     """Completes groups that an earlier run announced. Before videos are looked at: one may have to be forgotten."""
     if context.task.grouping is not None:
-        _complete(context, [group for group in iter_groups(context.storage, context.layout) if not group.done])
+        waiting = [group for group in iter_groups(context.storage, context.layout) if not group.done]
+        _complete(context, waiting, execute)
 
 
-def group_videos(context: RunContext) -> list[str]:
+def group_videos(context: RunContext, execute: Execute = on_cluster) -> list[str]:
     """Groups what has come since the last time; returns the paths of the files that were made."""
     grouping = context.task.grouping
     made: list[str] = []
@@ -44,7 +60,7 @@ def group_videos(context: RunContext) -> list[str]:
                 break  # another run is at it too: look again
             announced.append(group)
         made += [group.path for group in announced]
-        go_on(context)
+        go_on(context, execute)
         if len(announced) == len(groups):
             return made
 
@@ -76,16 +92,10 @@ def _group(context: RunContext, number: int, file: Sequence[Held], sources: dict
     return Group(number=number, path=path, members=members, session=context.session)
 
 
-def _complete(context: RunContext, groups: Sequence[Group]) -> None:
+def _complete(context: RunContext, groups: Sequence[Group], execute: Execute) -> None:
     if not groups:
         return
-    waiting = list(groups)
-    running: list[Any] = []
-    while waiting or running:
-        while waiting and len(running) < context.task.config.resources.finalisers:
-            running.append(_made.remote(context, waiting.pop(0)))
-        ready, running = ray.wait(running, num_returns=1)
-        ray.get(ready)
+    execute(context, groups)
     storage, layout = context.storage, context.layout
     # Files of groups whose videos are all gone are found among the finished ones: no one will name those again.
     finished = {group.path for group in iter_groups(storage, layout) if group.done}
