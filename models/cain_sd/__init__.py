@@ -1,5 +1,7 @@
-"""Adaptive interpolation: CAIN now; CARN-M, PWC-Net and the scale and depth finder in a later part."""
+"""Adaptive interpolation: CAIN, and what CAIN-SD puts around it: motion, choice of scale and depth, enlargement."""
 
 from models.cain_sd.cain import CAIN
+from models.cain_sd.carn import CARNM
+from models.cain_sd.pwcnet import PWCNet
 
-__all__ = ["CAIN"]
+__all__ = ["CAIN", "CARNM", "PWCNet"]
