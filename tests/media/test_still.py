@@ -28,7 +28,7 @@ def test_palettes_become_their_colours() -> None:
 
 def test_other_formats_are_read_too() -> None:
     smooth = np.add.outer(np.arange(32), np.arange(48))[..., None] + np.array([0, 40, 90])
-    ppm = b"P6 48 32 255\n" + smooth.astype(np.uint8).tobytes()
+    ppm = b"P6\n48 32\n255\n" + smooth.astype(np.uint8).tobytes()
     np.testing.assert_array_equal(read_still(ppm, "a.ppm"), smooth)
     encoder = av.CodecContext.create("mjpeg", "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 48, 32, "yuvj444p", Fraction(1, 25)
