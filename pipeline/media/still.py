@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UnreadableVideo
 
+# FFmpeg recognises these by their contents only where the numbers stand as it expects.
+_NETPBM = {b"P4": "pbm_pipe", b"P5": "pgm_pipe", b"P6": "ppm_pipe", b"P7": "pam_pipe"}
+
 Still = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -20,7 +23,7 @@ def read_still(data: bytes, name: str) -> Still:
     Palettes are turned into their colours. UnreadableVideo with `name` where it is no picture, or a damaged one.
     """
     try:
-        with av.open(io.BytesIO(data), mode="r") as container:
+        with av.open(io.BytesIO(data), mode="r", format=_NETPBM.get(data[:2])) as container:
             frame = next(container.decode(video=0))
     except (av.FFmpegError, StopIteration, IndexError) as error:
         raise UnreadableVideo(f"{name}: no readable picture ({error}); restore or remove it") from error
