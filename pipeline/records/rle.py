@@ -44,9 +44,7 @@ def encode_mask(mask: Mask) -> str:
 
 def decode_mask(rle: str, height: int, width: int) -> Mask:
     """The mask [H,W]. ValueError where the string is not one of a mask of that size."""
-    counts = _numbers(rle)
-    if (counts < 0).any() or counts.sum() != height * width:
-        raise ValueError(f"RLE of {int(counts.sum())} pixels for a mask of {height}x{width}")
+    counts = _lengths(rle, height, width)
     inside = np.arange(len(counts)) % 2 == 1
     return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
 
@@ -68,13 +66,28 @@ def encode_labels(labels: Labels) -> list[Segment]:
 
 def decode_labels(segments: Iterable[Segment], height: int, width: int) -> Labels:
     """The label map [H,W]; VOID where no segment is. ValueError where a string does not fit, or segments overlap."""
-    flat = np.full(height * width, VOID, np.uint8)
+    starts, ends, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
     for segment in segments:
-        inside = decode_mask(segment.rle, height, width).T.reshape(-1)
-        if (flat[inside] != VOID).any():
-            raise ValueError(f"class {segment.class_id} overlaps another")
-        flat[inside] = segment.class_id
-    return np.ascontiguousarray(flat.reshape(width, height).T)
+        edges = np.cumsum(_lengths(segment.rle, height, width))
+        starts.append(edges[:-1:2])
+        ends.append(edges[1::2])
+        values.append(np.full(len(ends[-1]), segment.class_id, np.uint8))
+    first, end, value = (np.concatenate(parts) for parts in (starts, ends, values))
+    order = np.argsort(first, kind="stable")
+    first, end, value = first[order], end[order], value[order]
+    if (first[1:] < end[:-1]).any():
+        raise ValueError(f"class {int(value[1:][first[1:] < end[:-1]][0])} overlaps another")
+    edges = np.concatenate(([0], np.stack((first, end), axis=1).reshape(-1), [height * width]))
+    between = np.full(2 * len(value) + 1, VOID, np.uint8)
+    between[1::2] = value
+    return np.ascontiguousarray(np.repeat(between, np.diff(edges)).reshape(width, height).T)
+
+
+def _lengths(rle: str, height: int, width: int) -> _Ints:
+    counts = _numbers(rle)
+    if (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError(f"RLE of {int(counts.sum())} pixels for a mask of {height}x{width}")
+    return counts
 
 
 def _runs(flat: NDArray[_Value]) -> tuple[_Ints, NDArray[_Value]]:
