@@ -72,7 +72,7 @@ def decode_labels(segments: Iterable[Segment], height: int, width: int) -> Label
         starts.append(edges[:-1:2])
         ends.append(edges[1::2])
         values.append(np.full(len(ends[-1]), segment.class_id, np.uint8))
-    first, end, value = (np.concatenate(parts) for parts in (starts, ends, values))
+    first, end, value = np.concatenate(starts), np.concatenate(ends), np.concatenate(values)
     order = np.argsort(first, kind="stable")
     first, end, value = first[order], end[order], value[order]
     if (first[1:] < end[:-1]).any():
