@@ -54,8 +54,8 @@ class Receipt:
 
 
 def headers_only(info: VideoInfo) -> VideoInfo:
-    """Without the tuple of all frames' times, which grows with the video: only the first, and the end, are kept."""
-    return replace(info, pts=(info.pts[0],), last_duration=info.end_pts - info.pts[0], keys=())
+    """Without all frames' times and key packets, which grow with the video: the first ones, and the end, are kept."""
+    return replace(info, pts=(info.pts[0],), last_duration=info.end_pts - info.pts[0], keys=info.keys[:1])
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Row, Receipt)}

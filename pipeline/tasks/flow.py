@@ -136,7 +136,7 @@ class FlowTask:
     def join(
         self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
     ) -> Iterator[VideoOutput]:
-        yield from _joined(self, info, [part for part in parts if part.rows], source, scratch, whole)
+        yield from _joined(self, video, info, [part for part in parts if part.rows], source, scratch, whole)
 
     def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
         files = self.config.files
@@ -150,7 +150,13 @@ class FlowTask:
 
 
 def _joined(
-    task: FlowTask, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
+    task: FlowTask,
+    video: VideoRef,
+    info: VideoInfo,
+    parts: Sequence[ClipPart],
+    source: BinaryIO,
+    scratch: Path,
+    whole: bool,
 ) -> Iterator[VideoOutput]:
     files = task.config.files
     kinds: Counter[str] = Counter()
@@ -185,8 +191,8 @@ def _joined(
         from pipeline.tasks.flow_preview import write_preview
 
         path = scratch / "preview.mp4"
-        frames = write_preview(path, kept, source, info, task.config)
-        yield VideoOutput(path, ".preview.mp4", frames, {}, result=False)
+        frames, full_px = write_preview(path, kept, video, source, info, task.config)
+        yield VideoOutput(path, ".preview.mp4", frames, {"preview_full_colour_px": round(full_px, 3)}, result=False)
 
 
 def _fetched(parts: Sequence[ClipPart], kept: list[Path] | None) -> Iterator[Path]:

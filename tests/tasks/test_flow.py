@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from pipeline.media.decode import decode_clip
 from pipeline.plan.clips import plan_clips
 from pipeline.records.flow import read_flow_file
 from pipeline.tasks import flow, flow_clip, flow_model
+from pipeline.tasks.flow_preview import LONG_SIDE
 from tests.media_factory import flat, make_video, scramble
 from tests.tasks.flow_support import cutting, join, probed, process, records, same, task_of, tiny
 
@@ -273,3 +275,42 @@ def test_plain_lists_take_about_what_was_estimated(tiny: str, tmp_path: Path) ->
     ((output, content),) = join(task, data, process(task, data, tmp_path), tmp_path)
     assert len(content) == pytest.approx(task.output_bytes(probed(data, task)[1], len(data)), rel=0.4)
     assert output.rows == 6
+
+
+# ---- the preview
+
+
+@pytest.mark.parametrize(("size", "panels"), [((96, 64), (96, 128)), ((50, 66), (100, 66)), ((1200, 80), (960, 128))])
+def test_a_preview_shows_each_picture_and_its_flow_at_the_video_s_own_times(
+    tiny: str, tmp_path: Path, size: tuple[int, int], panels: tuple[int, int]
+) -> None:
+    task = task_of(tiny, "preview=true", "clip.frames=3")
+    times = [0, 40, 90, 100, 180]
+    data = make_video(
+        container="matroska", frames=5, size=size, pts=times, time_base=Fraction(1, 1000), options={"crf": "4"}
+    )
+    task.check_node()
+    made = join(task, data, process(task, data, tmp_path), tmp_path)
+    assert [(output.suffix, output.rows, output.result) for output, _ in made] == [
+        (".parquet", 5, True), (".preview.mp4", 5, False)
+    ]  # fmt: skip
+    assert made[1][0].extra["preview_full_colour_px"] > 0
+    with av.open(io.BytesIO(made[1][1])) as container:
+        frames = list(container.decode(video=0))
+    assert [round(1000 * (frame.pts - frames[0].pts) * frame.time_base) for frame in frames] == times
+    pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in frames]
+    assert pictures[0].shape == (panels[1], panels[0], 3)
+    with av.open(io.BytesIO(data)) as container:
+        shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    if panels[0] < LONG_SIDE:
+        upper = pictures[2][: size[1], : size[0]]
+        assert np.abs(upper - shown[2]).mean() < 12, "the picture itself is in the first panel"
+    lower = pictures[-1][-4:, -4:]
+    assert np.abs(lower - 128).max() < 12, "grey where there is no next frame"
+
+
+def test_a_preview_works_for_a_single_frame(tiny: str, tmp_path: Path) -> None:
+    task = task_of(tiny, "preview=true")
+    data = make_video(frames=1)
+    made = join(task, data, process(task, data, tmp_path), tmp_path)
+    assert [output.suffix for output, _ in made] == [".parquet", ".preview.mp4"]
