@@ -70,12 +70,8 @@ def encode(field: Floats, max_error_px: Fraction | float = DEFAULT_MAX_ERROR_PX,
     """
     if codec != "pcodec":
         raise ValueError(f"codec {codec!r}: payloads are made by {[name for name in CODECS if name != 'none']}")
-    if field.dtype != np.float32 or field.ndim != 3 or field.shape[0] != 2 or 0 in field.shape:
-        raise ValueError(f"a flow field is float32 [2,H,W], this one is {field.dtype} {list(field.shape)}")
     exponent = step_exponent(max_error_px)
-    largest = float(np.abs(field).max())
-    if not math.isfinite(largest):
-        raise EncodeError(f"the flow field [2,{field.shape[1]},{field.shape[2]}] {_not_finite(field)}")
+    largest = check_flow(field)
     form = _form(math.ldexp(largest, -exponent))
     if form == 2:
         body = _compressed(field, DeltaSpec.auto())
@@ -126,11 +122,7 @@ def decode_mask(payload: bytes) -> Bools:
 
 def encode_confidence(confidence: Floats) -> Encoded:
     """float32 [H,W] in 0..1, to the nearest 1/255: within 1/500. EncodeError for values outside 0..1."""
-    if confidence.dtype != np.float32 or confidence.ndim != 2 or 0 in confidence.shape:
-        raise ValueError(f"a confidence map is float32 [H,W], this one is {confidence.dtype} {list(confidence.shape)}")
-    low, high = float(confidence.min()), float(confidence.max())
-    if not (low >= 0 and high <= 1):  # also NaN
-        raise EncodeError(f"the confidence map {list(confidence.shape)} goes from {low:g} to {high:g}; it must be 0..1")
+    check_confidence(confidence)
     body = _compressed_planes(np.rint(confidence[None] * np.float32(255)).astype(np.int16))
     payload = _pack(_CONFIDENCE, 0, 0, confidence.shape, float(CONFIDENCE_MAX_ERROR), body)
     error = float(np.abs(decode_confidence(payload) - confidence).max())
@@ -171,13 +163,29 @@ def _form(largest: float) -> int:
     return 1 if largest < 2.0**31 - 1 else 2
 
 
-def _not_finite(field: Floats) -> str:
+def check_flow(field: Floats) -> float:
+    """The largest magnitude of a component, px. ValueError unless float32 [2,H,W], EncodeError unless finite."""
+    if field.dtype != np.float32 or field.ndim != 3 or field.shape[0] != 2 or 0 in field.shape:
+        raise ValueError(f"a flow field is float32 [2,H,W], this one is {field.dtype} {list(field.shape)}")
+    largest = float(np.abs(field).max())
+    if math.isfinite(largest):
+        return largest
     where = np.argwhere(~np.isfinite(field))
     component, y, x = (int(number) for number in where[0])
-    return (
-        f"has {len(where)} values that are not finite, the first {field[component, y, x]} at x={x}, y={y} of component "
-        f"{'xy'[component]}; replace them (finite_only does) and mark those pixels invalid"
+    raise EncodeError(
+        f"the flow field [2,{field.shape[1]},{field.shape[2]}] has {len(where)} values that are not finite, the first "
+        f"{field[component, y, x]} at x={x}, y={y} of component {'xy'[component]}; replace them (finite_only does) and "
+        "mark those pixels invalid"
     )
+
+
+def check_confidence(confidence: Floats) -> None:
+    """ValueError unless float32 [H,W], EncodeError unless all in 0..1."""
+    if confidence.dtype != np.float32 or confidence.ndim != 2 or 0 in confidence.shape:
+        raise ValueError(f"a confidence map is float32 [H,W], this one is {confidence.dtype} {list(confidence.shape)}")
+    low, high = float(confidence.min()), float(confidence.max())
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise EncodeError(f"the confidence map {list(confidence.shape)} goes from {low:g} to {high:g}; it must be 0..1")
 
 
 def finite_only(field: Floats) -> tuple[Floats, Bools]:

@@ -96,7 +96,7 @@ class FlowFileWriter:
         try:
             columns = self._columns(row)
         except EncodeError as error:
-            raise EncodeError(f"{row.video_uri} frame {row.frame_index}: {error}", pts=row.pts) from error
+            raise EncodeError(f"{redact(row.video_uri)} frame {row.frame_index}: {error}", pts=row.pts) from error
         self._out.add(_one_row(columns, self._schema))
 
     def _columns(self, row: FlowRow) -> dict[str, Any]:
@@ -131,8 +131,9 @@ class FlowFileWriter:
 
     def _encoded(self, flow: Floats, validity: Bools | None, confidence: Floats | None) -> tuple[Any, Any, Any]:
         if self._codec == "none":
-            if not np.isfinite(flow).all():
-                codecs.encode(flow)  # the same refusal, whatever the codec
+            codecs.check_flow(flow)  # the same refusals, whatever the codec
+            if confidence is not None:
+                codecs.check_confidence(confidence)
             return flow, validity, confidence
         encoded = codecs.encode(flow, self._bound, self._codec)
         self._error = max(self._error, encoded.max_error)
@@ -148,6 +149,10 @@ class FlowFileWriter:
             self._done = replace(self._out.close(), max_error_px=self._error)
         return self._done
 
+    def abandon(self) -> None:
+        """Lets go of the file, which stays incomplete."""
+        self._out.abandon()
+
     def __enter__(self) -> FlowFileWriter:
         return self
 
@@ -155,7 +160,7 @@ class FlowFileWriter:
         if error is None:
             self.close()
         else:
-            self._out.abandon()
+            self.abandon()
 
 
 def concatenate(

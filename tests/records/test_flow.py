@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from fractions import Fraction
@@ -251,6 +253,11 @@ def test_huge_motion_keeps_the_bound_in_a_file(tmp_path: Path) -> None:
     path = write_file(tmp_path / "a.parquet", rows)
     for record, row in zip(read_flow_file(str(path)), rows, strict=True):
         same(record, row)
+
+
+def test_readers_need_neither_ray_nor_torch() -> None:
+    code = "import pipeline.records, sys; print([name for name in ('ray', 'torch', 'av') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_frames_of_a_bucket_are_read(s3_env: object, tmp_path: Path) -> None:

@@ -191,6 +191,11 @@ def test_a_field_that_is_not_finite_is_refused_with_its_frame(tmp_path: Path, co
     ):
         writer.write(flow_row(7, flow_forward=broken))
     assert (caught.value.stage, caught.value.pts) == ("encode", 7 * 512)
+    with (
+        pytest.raises(EncodeError, match=r"frame 7: the confidence map \[24, 40\] goes from 2 to 2"),
+        FlowFileWriter(tmp_path / "a.parquet", codec=codec) as writer,
+    ):
+        writer.write(flow_row(7, confidence_forward=np.full((24, 40), 2, np.float32)))
 
 
 @pytest.mark.parametrize(
