@@ -121,9 +121,16 @@ class RecognitionRecord(RecognitionRow):
         """The label map at the frame's size [H,W]: each pixel takes the value of the cell that it lies in."""
         if self.labels is None:
             raise ValueError(f"frame {self.frame_index} of {self.video_id}: a {self.kind} record has no label map")
-        rows = np.arange(self.height) * self.labels.shape[0] // self.height
-        columns = np.arange(self.width) * self.labels.shape[1] // self.width
-        return np.ascontiguousarray(self.labels[rows[:, None], columns])
+        return enlarged(self.labels, self.height, self.width)
+
+
+def enlarged(labels: Labels, height: int, width: int) -> Labels:
+    """The label map [h,w] at the size [height,width]: each pixel takes the value of the cell that it lies in."""
+    if labels.shape == (height, width):
+        return labels
+    rows = np.arange(height) * labels.shape[0] // height
+    columns = np.arange(width) * labels.shape[1] // width
+    return np.ascontiguousarray(labels[rows[:, None], columns])
 
 
 def carried_columns(carried: Carried, pts: Sequence[int]) -> dict[str, Any]:
