@@ -215,14 +215,23 @@ class RunConfig(Section):
     """Model inputs processed together on a GPU; never changes a result."""
 
 
+ANY_TIME = frozenset({"auto", "blend", "rife-4.14"})
+"""Models that reach every time exactly; `auto` may come to one, and is looked at again when it has come to another."""
+
+
 class InterpolateConfig(RunConfig):
     """jobs/interpolate.py"""
 
     target: TargetConfig = TargetConfig(factor=2)
     model: str = "cain-compact"
-    """A name of the weights table (models/weights.py), a path or URI of weights, or `blend` (frame average)."""
+    """A name of the weights table (models/weights.py), a path or URI of weights, `blend` (frame average), or `auto`:
+    rife-4.14 where it has been fetched, else cain-compact."""
     exit_depth: int = Field(5, ge=1, le=5)
     """CAIN's residual groups to run: fewer are faster and rougher."""
+    blocks: int = Field(4, ge=1, le=4)
+    """RIFE's blocks to run: fewer are faster and rougher."""
+    copy_static: bool = True
+    """RIFE: copy pixels that are equal in both frames, unless something passes there (captions, logos)."""
     max_t_error: Rational = Fraction(1, 16)
     """Largest distance between a wanted time and the one synthesised, as a share of the source interval."""
     max_depth: int = Field(4, ge=1, le=8)
@@ -236,8 +245,13 @@ class InterpolateConfig(RunConfig):
     def _reachable(self) -> InterpolateConfig:
         if self.max_t_error < 0:
             raise ValueError(f"max_t_error={self.max_t_error}: 0 or more")
-        if self.model == "blend":
-            return self
+        # What weights at a path are is only known once they are read: the task looks again.
+        if self.model not in ANY_TIME and "/" not in self.model:
+            self.check_midpoints()
+        return self
+
+    def check_midpoints(self) -> None:
+        """Raises ValueError where a model that knows only the middle cannot reach the wanted times."""
         factor = self.target.factor
         halvings = factor.bit_length() - 1 if factor is not None and factor & (factor - 1) == 0 else None
         if halvings is not None and halvings > self.max_depth:
@@ -251,7 +265,6 @@ class InterpolateConfig(RunConfig):
                 f"max_t_error={self.max_t_error} cannot be met with max_depth={self.max_depth} "
                 f"(worst {Fraction(1, 2 ** (self.max_depth + 1))}); raise either"
             )
-        return self
 
 
 RUNTIME_KEYS = frozenset({"resources", "retry", "batch", "input", "limits", "decode.threads", "decode.queue_frames"})

@@ -84,6 +84,7 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
     }  # fmt: skip
     changing = {
         "target.factor", "target.fps", "model", "exit_depth", "max_t_error", "max_depth", "precision",
+        "blocks", "copy_static",
         "cuts.detect", "cuts.threshold", "duplicates.mode", "duplicates.residual", "duplicates.max_run",
         "patch.max_area", "patch.size", "patch.overlap", "clip.frames", "decode.interlaced", "decode.corruption",
         "encode.codec", "encode.crf", "encode.preset", "encode.pix_fmt", "encode.odd_size", "encode.container",
@@ -237,7 +238,8 @@ def test_times_that_midpoints_cannot_reach_are_refused_before_the_run() -> None:
     assert "max_depth" in refusal("target.factor=32")
     load(InterpolateConfig, None, ["target.factor=32", "max_depth=5"])
     load(InterpolateConfig, None, ["target.factor=8", "max_t_error=0"])
-    load(InterpolateConfig, None, ["target.factor=32", "model=blend"])
+    for model in ("blend", "rife-4.14", "auto", "/weights/whose/kind/is/not/known/yet.pkl"):
+        load(InterpolateConfig, None, ["target.factor=32", f"model={model}"])
     assert "max_t_error" in refusal("target.factor=3", "max_t_error=0")
     # Replaced repeats want thirds and sixths, whatever the factor.
     assert "max_t_error" in refusal("target.factor=2", "max_t_error=0", "duplicates.mode=resynthesise")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import islice, pairwise
 
@@ -27,9 +27,18 @@ def cain_macs(height: int, width: int, channels: int, rcabs: int, shuffle: int, 
 
 def midpoint_passes(pts: Sequence[int], grid: Grid, max_error: Fraction, max_depth: int) -> int:
     """Midpoints that a video with these frame times needs at most (cuts and identical frames need none)."""
-    seen = made = 0
-    for left, right in islice(pairwise(pts), SAMPLED):
-        nodes = {nearest_node(out.t, max_error, max_depth) for out in grid.between(left, right)}
-        made += len(passes(nodes))
-        seen += 1
-    return made * (len(pts) - 1) // seen if seen else 0
+
+    def needed(left: int, right: int) -> int:
+        return len(passes({nearest_node(out.t, max_error, max_depth) for out in grid.between(left, right)}))
+
+    return _summed(pts, needed)
+
+
+def inner_frames(pts: Sequence[int], grid: Grid) -> int:
+    """Output frames strictly between two of a video's, at most: the passes of a model that knows any time."""
+    return _summed(pts, lambda left, right: sum(0 < out.t < 1 for out in grid.between(left, right)))
+
+
+def _summed(pts: Sequence[int], needed: Callable[[int, int], int]) -> int:
+    counts = [needed(left, right) for left, right in islice(pairwise(pts), SAMPLED)]
+    return sum(counts) * (len(pts) - 1) // len(counts) if counts else 0

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.config import MAX_TIMESCALE, InterpolateConfig
-from pipeline.errors import ConfigError, UnsupportedVideo, WeightsUnusable
+from pipeline.errors import UnsupportedVideo
 from pipeline.media import mux, verify
-from pipeline.media.encode import EncodePlan, check_encoder
-from pipeline.plan import cost
+from pipeline.media.encode import EncodePlan
 from pipeline.plan.grid import Grid, frames_before, make_grid
+from pipeline.tasks import interpolate_model
 from pipeline.tasks.base import ClipPart, VideoOutput
 from pipeline.tasks.intervals import halo
 from pipeline.types import VideoInfo, VideoRef
 
 if TYPE_CHECKING:
-    from models.weights import Weights
     from pipeline.tasks.interpolate_clip import InterpolateProcessor
 
 
@@ -38,23 +37,32 @@ class InterpolateTask:
     folder: str = "video"
     data_suffix: str = ".mp4"
     grouping: None = None
+    chosen: str = ""
+    """What `model: auto` came to, and why."""
+
+    def __post_init__(self) -> None:
+        # Once, where the task is made: workers get the model by its name, and the fingerprint holds that name.
+        model, why = interpolate_model.choose(self.config.model)
+        if why:
+            object.__setattr__(self, "config", self.config.model_copy(update={"model": model}))
+            object.__setattr__(self, "chosen", why)
 
     def on(self, device: str) -> InterpolateTask:
         auto = "bf16" if device == "cuda" and self.config.model != "blend" else "fp32"
         return replace(self, precision=auto if self.config.precision == "auto" else self.config.precision)
 
     def notes(self) -> Sequence[str]:
-        return ()
+        return [self.chosen] if self.chosen else []
 
     def halo(self) -> tuple[int, int]:
         return halo(self.config.duplicates)
 
     def fingerprint(self) -> dict[str, Any]:
-        digest = "" if self.config.model == "blend" else load_weights(self.config).sha256
+        digest = "" if self.config.model == "blend" else interpolate_model.load_weights(self.config)[1].sha256
         return {"weights.sha256": digest, "precision": self.precision}
 
     def check_node(self) -> None:
-        check_encoder(self.config.encode.codec)
+        interpolate_model.check_node(self.config)
 
     def check_video(self, info: VideoInfo) -> None:
         self.encode_plan(info, self.grid(info))
@@ -63,17 +71,7 @@ class InterpolateTask:
         return frames_before(self.grid(info), info.end_pts, len(info.pts))
 
     def flops(self, info: VideoInfo) -> int:
-        config = self.config
-        if config.model == "blend":
-            return 0
-        from models.cain_sd.cain import infer_sizes
-
-        sizes = infer_sizes(load_weights(config).tensors)
-        once = cost.cain_macs(
-            info.height, info.width, sizes["channels"], sizes["rcabs"], sizes["shuffle"], config.exit_depth,
-            sizes["shuffle"],
-        )  # fmt: skip
-        return 2 * once * cost.midpoint_passes(info.pts, self.grid(info), config.max_t_error, config.max_depth)
+        return interpolate_model.flops(self.config, info, self.grid(info))
 
     def output_bytes(self, info: VideoInfo, size: int) -> int:
         # Taken to compress like the source; what the encoder makes of it is only known afterwards.
@@ -109,26 +107,6 @@ class InterpolateTask:
             grid.time_base,
             self.config.target.fps or source * (self.config.target.factor or 1),
         )
-
-
-def load_weights(config: InterpolateConfig) -> Weights:
-    """The weights that `model` names, known to be a CAIN's that has the exit asked for.
-
-    Raises WeightsUnusable when they are missing, damaged or not the ones declared; ConfigError for the exit.
-    """
-    from models import weights
-    from models.cain_sd.cain import infer_sizes
-
-    try:
-        loaded = weights.load(config.model)
-        groups = infer_sizes(loaded.tensors)["groups"]
-    except weights.WeightsError as error:
-        raise WeightsUnusable(str(error)) from error
-    except (KeyError, ValueError) as error:
-        raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
-    if config.exit_depth > groups:
-        raise ConfigError(f"exit_depth={config.exit_depth}: model={config.model} has exits 1 to {groups}")
-    return loaded
 
 
 def _join(

@@ -17,14 +17,17 @@ from typing import Any, BinaryIO
 import torch
 
 from models.cain_sd import CAIN
+from models.rife import IFNet
 from pipeline.errors import CorruptVideo, OutputMismatch, WeightsUnusable
 from pipeline.media.colour import from_rgb, to_rgb
 from pipeline.media.decode import decode_clip
 from pipeline.media.encode import SegmentEncoder
 from pipeline.media.frame import Frame
 from pipeline.plan.grid import frames_before, make_grid
+from pipeline.tasks.any_time import AnyTimeModel
 from pipeline.tasks.base import ClipOutput, Heartbeat
-from pipeline.tasks.interpolate import InterpolateTask, load_weights
+from pipeline.tasks.interpolate import InterpolateTask
+from pipeline.tasks.interpolate_model import load_weights
 from pipeline.tasks.interpolators import Blend, Interpolator, MidpointModel, Pair
 from pipeline.tasks.intervals import Interval, intervals
 from pipeline.tasks.stages import Ahead, Behind
@@ -44,12 +47,16 @@ class InterpolateProcessor:
         if config.model == "blend":
             self.interpolator = Blend()
         else:
-            loaded = load_weights(config)
+            loaded, facts = load_weights(config)
             try:
-                network = CAIN.from_reference(loaded.tensors)
+                if facts.rife is not None:
+                    rife = IFNet.from_reference(loaded.tensors)
+                    self.interpolator = AnyTimeModel(rife, config, device, task.precision)
+                else:
+                    cain = CAIN.from_reference(loaded.tensors)
+                    self.interpolator = MidpointModel(cain, config, device, task.precision)
             except (KeyError, ValueError) as error:
                 raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
-            self.interpolator = MidpointModel(network, config, device, task.precision)
             self.model, self.weights_sha256 = loaded.name, loaded.sha256
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from pipeline.config import TargetConfig
-from pipeline.plan.cost import SAMPLED, cain_macs, midpoint_passes
+from pipeline.plan.cost import SAMPLED, cain_macs, inner_frames, midpoint_passes
 from pipeline.plan.grid import make_grid
 
 FULL = {"channels": 192, "rcabs": 12, "shuffle": 8}
@@ -32,3 +32,13 @@ def test_long_videos_are_extrapolated_and_single_frames_cost_nothing() -> None:
     grid = make_grid(TargetConfig(factor=2), Fraction(1, 25), 0)
     assert midpoint_passes(range(5 * SAMPLED), grid, Fraction(0), 1) == 5 * SAMPLED - 1
     assert midpoint_passes([7], grid, Fraction(0), 1) == 0
+
+
+def test_a_model_of_any_time_needs_a_pass_for_each_frame_between_two() -> None:
+    pts = list(range(0, 50, 2))
+    doubled = make_grid(TargetConfig(factor=2), Fraction(1, 50), 0)
+    assert inner_frames(pts, doubled) == 24
+    # 25 to 60 frames a second: of 12 frames in 5 intervals, one falls onto a source frame.
+    sixty = make_grid(TargetConfig(fps=Fraction(60)), Fraction(1, 50), 0)
+    assert inner_frames(pts[:6], sixty) == 11
+    assert inner_frames([7], doubled) == 0

@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.cain_sd import CAIN
-from pipeline.config import InterpolateConfig, load
-from pipeline.errors import ConfigError, CorruptVideo, UnsupportedVideo, WeightsUnusable
+from models.rife import IFNet
+from models.rife.checkpoint import Sizes
+from pipeline.config import InterpolateConfig, fingerprint_keys, load
+from pipeline.errors import ConfigError, CorruptVideo, UnsupportedVideo, UsageError, WeightsUnusable
 from pipeline.media.probe import probe
 from pipeline.plan.clips import plan_clips
 from pipeline.run.rows import headers_only
@@ -23,6 +25,7 @@ from pipeline.tasks.base import ClipOutput
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.types import VideoInfo, VideoRef
 from tests.media_factory import as_video, make_video, scramble
+from tests.models.named_weights import named_like
 
 
 def task_of(*overrides: str) -> InterpolateTask:
@@ -157,6 +160,51 @@ def test_weights_of_another_network_are_refused_before_any_work(tmp_path: Path) 
     save_file({"layer.weight": torch.zeros(3)}, str(path))
     with pytest.raises(WeightsUnusable, match="not a CAIN"):
         task_of(f"model={path}").fingerprint()
+
+
+def rife_file(folder: Path) -> Path:
+    network = IFNet(Sizes(widths=(16, 8, 8, 8), convs=1, hidden=8, features=4))
+    network.load_state_dict(named_like(network.state_dict()))
+    path = folder / "flownet.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in network.to_reference().items()}, str(path))
+    return path
+
+
+def test_rife_s_weights_are_recognised_and_meet_every_time_exactly(tmp_path: Path) -> None:
+    path = rife_file(tmp_path)
+    # Midpoints could not: that is only known once the weights have been read.
+    task = task_of(f"model={path}", "target.fps=60000/1001", "max_t_error=0", "max_depth=1")
+    data = make_video(frames=12, rate=25)
+    (output,) = process(task, data, tmp_path)
+    assert output.extra["max_t_error"] == "0"
+    assert output.extra["kinds"]["synthesised"] >= 20
+    assert "source_near" not in output.extra["kinds"]
+    assert task.flops(probed(data, task)[1]) > 0
+    with pytest.raises(ConfigError, match="max_t_error=0 cannot be met"):
+        task_of(f"model={weights_file(tmp_path)}", "target.fps=60", "max_t_error=0", "exit_depth=2").fingerprint()
+
+
+def test_auto_takes_rife_where_it_is_at_hand_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIONMILL_WEIGHTS", str(tmp_path))
+    without = task_of("model=auto")
+    assert without.config.model == "cain-compact"
+    assert without.fingerprint()["weights.sha256"] == task_of("model=cain-compact").fingerprint()["weights.sha256"]
+    assert "rife-4.14 is not fetched" in without.notes()[0]
+    (tmp_path / "rife-4.14.pkl").write_bytes(b"there, and that is all that is looked at")
+    with_rife = task_of("model=auto")
+    assert with_rife.config.model == "rife-4.14"
+    assert fingerprint_keys(with_rife.config)["model"] == "rife-4.14"
+    assert str(tmp_path) in with_rife.notes()[0]
+    assert pickle.loads(pickle.dumps(with_rife)) == with_rife
+    assert task_of("model=cain-compact").notes() == []
+    with pytest.raises(WeightsUnusable, match="sha256 is"):
+        with_rife.fingerprint()
+
+
+def test_rife_that_a_node_lacks_is_found_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIONMILL_WEIGHTS", str(tmp_path))
+    with pytest.raises(UsageError, match=r"jobs/weights\.py fetch rife-4\.14, on every node"):
+        task_of("model=rife-4.14").check_node()
 
 
 def test_a_task_travels_to_workers(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Which network interpolates: what `model` names, what kind of network its weights are, and what a frame costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pipeline.config import InterpolateConfig
+from pipeline.errors import ConfigError, UsageError, WeightsUnusable
+from pipeline.media.encode import check_encoder
+from pipeline.plan import cost
+from pipeline.plan.grid import Grid
+from pipeline.types import VideoInfo
+
+if TYPE_CHECKING:  # torch comes with it, and probing and joining do without
+    from models.rife.checkpoint import Sizes
+    from models.weights import Weights
+
+RIFE = "rife-4.14"
+COMPACT = "cain-compact"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of weights without keeping them. Of `cain` and `rife`, the one that the weights are is set."""
+
+    name: str
+    sha256: str
+    cain: dict[str, int] | None = None
+    rife: Sizes | None = None
+
+
+def choose(model: str) -> tuple[str, str]:
+    """(what `model` comes to on this machine, why): only `auto` leaves a choice."""
+    if model != "auto":
+        return model, ""
+    from models import weights
+
+    if weights.available(RIFE):
+        return RIFE, f"model auto: {RIFE}, whose weights are at {weights.cached(RIFE)}"
+    return COMPACT, f"model auto: {COMPACT}, because {RIFE} is {weights.whereabouts(RIFE)}"
+
+
+def load_weights(config: InterpolateConfig) -> tuple[Weights, Facts]:
+    """The weights that `model` names, and what they are.
+
+    Raises WeightsUnusable when they are missing, damaged, not the ones declared, or no network's that is known here;
+    ConfigError where the network cannot do what the configuration asks for.
+    """
+    loaded, facts = _load(config.model)
+    _check(config, facts)
+    return loaded, facts
+
+
+def _load(model: str) -> tuple[Weights, Facts]:
+    from models import weights
+    from models.cain_sd import cain
+    from models.rife import checkpoint
+
+    try:
+        loaded = weights.load(model)
+        if any(name.startswith("encode.cnn") for name in loaded.tensors):
+            return loaded, Facts(loaded.name, loaded.sha256, rife=checkpoint.infer_sizes(loaded.tensors))
+        return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors))
+    except weights.WeightsError as error:
+        raise WeightsUnusable(str(error)) from error
+    except (KeyError, ValueError) as error:
+        raise WeightsUnusable(f"model={model}: {error.args[0]}") from error
+
+
+def _check(config: InterpolateConfig, facts: Facts) -> None:
+    if facts.rife is not None:
+        if config.blocks > len(facts.rife.widths):
+            raise ConfigError(f"blocks={config.blocks}: model={config.model} has exits 1 to {len(facts.rife.widths)}")
+        return
+    assert facts.cain is not None
+    if config.exit_depth > facts.cain["groups"]:
+        raise ConfigError(f"exit_depth={config.exit_depth}: model={config.model} has exits 1 to {facts.cain['groups']}")
+    try:
+        config.check_midpoints()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+@lru_cache(maxsize=8)
+def _facts(model: str) -> Facts:
+    return _load(model)[1]
+
+
+def check_node(config: InterpolateConfig) -> None:
+    """Raises UsageError where this machine lacks the encoder, or weights that are fetched to each machine."""
+    check_encoder(config.encode.codec)
+    if config.model == RIFE:
+        from models import weights
+
+        if not weights.available(RIFE):
+            raise UsageError(
+                f"model={RIFE}: {weights.whereabouts(RIFE)}, on every node; or give a URI that all can read"
+            )
+
+
+def flops(config: InterpolateConfig, info: VideoInfo, grid: Grid) -> int:
+    """Of a whole video at most: two a multiply-accumulate, convolutions."""
+    if config.model == "blend":
+        return 0
+    facts = _facts(config.model)
+    if facts.rife is not None:
+        from models.rife import cost as rife
+
+        scales = rife.NATIVE[: config.blocks]
+        once = rife.frame_macs(info.height, info.width, scales, facts.rife)
+        encode = rife.encode_macs(facts.rife) * rife.padded_area(info.height, info.width, scales)
+        return 2 * (once * cost.inner_frames(info.pts, grid) + round(encode) * len(info.pts))
+    sizes = facts.cain
+    assert sizes is not None
+    once = cost.cain_macs(
+        info.height, info.width, sizes["channels"], sizes["rcabs"], sizes["shuffle"], config.exit_depth,
+        sizes["shuffle"],
+    )  # fmt: skip
+    return 2 * once * cost.midpoint_passes(info.pts, grid, config.max_t_error, config.max_depth)
