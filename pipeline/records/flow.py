@@ -1,30 +1,27 @@
-"""Reading flow records: `read_flow` for a run's output, `read_flow_file` for a single Parquet file.
-
-Only what commits name exists. One frame of a long video costs the footer of its file and its row group: files are
-chosen by the commits' frame counts, row groups by the footer's statistics.
-"""
+"""Reading flow records: `read_flow` for a run's output, `read_flow_file` for a single Parquet file."""
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import InputNotFound, ObjectNotFound, RecordDamaged
-from pipeline.layout import SCHEMA_VERSION, Layout
 from pipeline.records import flow_codec as codecs
-from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits, load_video_commit
-from pipeline.records.flow_schema import CONFIDENCE_COLUMNS, FIELD_COLUMNS, FLOW_COLUMNS, VALIDITY_COLUMNS, FlowRecord
-from pipeline.storage import Storage, absolute, redact
+from pipeline.records.flow_schema import (
+    CONFIDENCE_COLUMNS,
+    FIELD_COLUMNS,
+    FLOW_COLUMNS,
+    SCHEMA,
+    VALIDITY_COLUMNS,
+    FlowRecord,
+)
+from pipeline.records.reading import SUFFIX, Frames, RecordKind, read_record_file, read_records
+from pipeline.storage import Storage
 
-SUFFIX = ".parquet"
-Frames = int | Iterable[int] | None
+__all__ = ["SUFFIX", "Frames", "read_flow", "read_flow_file"]
 
 
 def read_flow(
@@ -39,17 +36,7 @@ def read_flow(
     Raises InputNotFound where there is no run of the flow task, or no such video, or it failed, and, after those that
     are there, for frames that the video asked for does not have; RecordDamaged for bytes that are not what was written.
     """
-    storage = storage or Storage()
-    layout = Layout(absolute(output))
-    wanted = _Selection(frames)
-    with closing(_OpenFile(storage)) as file:
-        for commit in _commits(storage, layout, video):
-            found = 0
-            for record in _of_video(storage, layout, file, commit, wanted):
-                found += 1
-                yield record
-            if video is not None:
-                wanted.check(found, commit.name, _frames_of(commit))
+    return read_records(_KIND, output, video, frames, storage)
 
 
 def read_flow_file(
@@ -59,233 +46,37 @@ def read_flow_file(
 
     `video` is a video_id, for a file that holds several; `frames` and errors as for `read_flow`.
     """
-    uri = absolute(str(source))
-    wanted = _Selection(frames)
-    found = 0
-    with closing(_OpenFile(storage or Storage())) as file:
-        for record in file.records(uri, wanted, video):
-            found += 1
-            yield record
-        if video is not None and not found and video not in file.videos(uri):
-            raise InputNotFound(f"{redact(uri)}: holds no video {video!r}, but {', '.join(sorted(file.videos(uri)))}")
-    if video is not None or not found:
-        wanted.check(found, redact(uri), None)
+    return read_record_file(_KIND, source, video, frames, storage)
 
 
-class _Selection:
-    """Which frames are asked for; ranges stay ranges."""
-
-    def __init__(self, frames: Frames) -> None:
-        indices: range | list[int] | None
-        if frames is None:
-            indices = None
-        elif isinstance(frames, range):
-            indices = frames if frames.step > 0 else frames[::-1]
-        else:
-            indices = sorted({frames} if isinstance(frames, int) else set(frames))
-        if indices and indices[0] < 0:
-            raise InputNotFound(f"frame {indices[0]}: frames are counted from 0")
-        self._indices = indices
-
-    def __contains__(self, frame: int) -> bool:
-        return self.touches(frame, frame)
-
-    def touches(self, low: int, high: int) -> bool:
-        """Whether any frame of low..high, both included, is asked for."""
-        if self._indices is None:
-            return True
-        place = bisect.bisect_left(self._indices, low)
-        return place < len(self._indices) and self._indices[place] <= high
-
-    def check(self, found: int, name: str, frames: int | None) -> None:
-        """InputNotFound unless as many were found as were asked for."""
-        if self._indices is not None and found < len(self._indices):
-            has = "" if frames is None else f"; it has frames 0 to {frames - 1}"
-            raise InputNotFound(
-                f"{name}: {len(self._indices) - found} of the {len(self._indices)} frames asked for "
-                f"({self._indices[0]} to {self._indices[-1]}) are not there{has}"
-            )
-
-
-# ---- which files
-
-
-def _commits(storage: Storage, layout: Layout, video: str | None) -> Iterator[VideoCommit]:
-    """Good commits, of `video` if given."""
-    names: list[str] = []
-    found = False
-    for commit in _candidates(storage, layout, video):
-        if commit.provenance.task != "flow":
-            raise InputNotFound(
-                f"{redact(layout.output)}: its run is of the task {commit.provenance.task!r}; flow records are made by "
-                "jobs/flow.py"
-            )
-        uris = (commit.uri, f"{commit.uri}#{commit.member}")
-        if video not in (None, commit.name, commit.video_id) and not {video, redact(absolute(str(video)))} & {*uris}:
-            names.append(commit.name)
-            continue
-        if commit.failure is not None and video is not None:
-            raise InputNotFound(
-                f"{commit.name}: has no flow, because it failed ({commit.failure.stage}: {commit.failure.message}); "
-                f"see {redact(layout.quarantine)}"
-            )
-        found = True
-        if commit.failure is None:
-            yield commit
-    if not found and video is not None:
-        some = f"it has {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}" if names else "it has none"
-        raise InputNotFound(f"{redact(layout.output)}: no finished video {redact(video)!r}; {some}")
-    if not found and not storage.exists(layout.run):
-        raise InputNotFound(f"{redact(layout.output)}: no run's output; give the OUTPUT that jobs/flow.py was given")
-
-
-def _candidates(storage: Storage, layout: Layout, video: str | None) -> Iterator[VideoCommit]:
-    """The commit itself if `video` is a video_id; else all there are."""
-    named = load_video_commit(storage, layout, video) if video and "/" not in video else None
-    if named is not None:
-        yield named
-        return
-    yield from iter_video_commits(storage, layout)
-
-
-def _outputs(commit: VideoCommit, wanted: _Selection) -> Iterator[DataObject]:
-    """Files that may hold wanted frames: those of one's own come in the frames' order, and say how many they have."""
-    start = 0
-    for data in commit.outputs:
-        if not data.path.endswith(SUFFIX):
-            continue
-        if data.shared or wanted.touches(start, start + data.frames - 1):
-            yield data
-        start += data.frames
-
-
-def _frames_of(commit: VideoCommit) -> int | None:
-    """How many frames its files hold; None where they hold others' too."""
-    tables = [data for data in commit.outputs if data.path.endswith(SUFFIX)]
-    return None if any(data.shared for data in tables) else sum(data.frames for data in tables)
-
-
-# ---- what is in them
-
-
-def _of_video(
-    storage: Storage, layout: Layout, file: _OpenFile, commit: VideoCommit, wanted: _Selection
-) -> Iterator[FlowRecord]:
-    """A video's records. Should its rows move into a shared file meanwhile (groups.py), they are read on from there."""
-    last = -1
-    while True:
-        try:
-            for data in _outputs(commit, wanted):
-                for record in file.records(layout.uri(data.path), wanted, commit.video_id):
-                    if record.frame_index > last:
-                        last = record.frame_index
-                        yield record
-            return
-        except ObjectNotFound:
-            now = load_video_commit(storage, layout, commit.video_id)
-            if now is None or now.outputs == commit.outputs:
-                raise
-            commit = now
-
-
-class _OpenFile:
-    """The Parquet file that was asked for last, and its last row group: small videos share both."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._uri, self._place = "", -1
-        self._file: BinaryIO | None = None
-        self._parquet: pq.ParquetFile | None = None
-        self._table: pa.Table | None = None
-
-    def records(self, uri: str, wanted: _Selection, video_id: str | None) -> Iterator[FlowRecord]:
-        parquet = self._opened(uri)
-        for group in range(parquet.metadata.num_row_groups):
-            if not _may_hold(parquet.metadata.row_group(group), wanted, video_id):
-                continue
-            table = self._group(uri, group)
-            rows = table.drop_columns(list(FIELD_COLUMNS)).to_pylist()
-            for place, row in enumerate(rows):
-                if row["frame_index"] in wanted and video_id in (None, row["video_id"]):
-                    yield _record(uri, row, table, place)
-
-    def videos(self, uri: str) -> set[str]:
-        return set(self._opened(uri).read(["video_id"]).column(0).to_pylist())
-
-    def _opened(self, uri: str) -> pq.ParquetFile:
-        if self._parquet is None or uri != self._uri:
-            self.close()
-            self._file = self._storage.open(uri)
-            try:
-                self._parquet = pq.ParquetFile(self._file, pre_buffer=True)
-            except pa.ArrowException as error:
-                raise RecordDamaged(f"{redact(uri)}: not a Parquet file ({error}); restore it") from error
-            self._uri = uri
-            _check_schema(uri, self._parquet.schema_arrow)
-        return self._parquet
-
-    def _group(self, uri: str, group: int) -> pa.Table:
-        if self._table is None or self._place != group:
-            try:
-                self._table = self._opened(uri).read_row_group(group)
-            except pa.ArrowException as error:
-                raise RecordDamaged(f"{redact(uri)}: row group {group} is damaged ({error}); restore it") from error
-            self._place = group
-        return self._table
-
-    def close(self) -> None:
-        if self._parquet is not None:
-            self._parquet.close()
-        if self._file is not None:
-            self._file.close()
-        self._parquet, self._file, self._table, self._uri = None, None, None, ""
-
-
-def _check_schema(uri: str, schema: pa.Schema) -> None:
-    notes = schema.metadata or {}
-    if notes.get(b"schema") != b"motionmill.flow":
-        raise RecordDamaged(f"{redact(uri)}: no file of flow records; its columns are {', '.join(schema.names[:8])}, …")
-    if notes.get(b"schema_version") != str(SCHEMA_VERSION).encode():
-        raise RecordDamaged(
-            f"{redact(uri)}: schema version {notes.get(b'schema_version', b'?').decode()}, this code reads "
-            f"{SCHEMA_VERSION}; read it with the code version that wrote it"
-        )
-
-
-def _may_hold(group: pq.RowGroupMetaData, wanted: _Selection, video_id: str | None) -> bool:
-    ranges = {}
-    for column in (group.column(place) for place in range(group.num_columns)):
-        known = column.path_in_schema in ("video_id", "frame_index") and column.is_stats_set
-        if known and column.statistics.has_min_max:
-            ranges[column.path_in_schema] = (column.statistics.min, column.statistics.max)
-    if video_id is not None and "video_id" in ranges:
-        low, high = ranges["video_id"]
-        if not low <= video_id <= high:
-            return False
-    return "frame_index" not in ranges or wanted.touches(*ranges["frame_index"])
-
-
-def _record(uri: str, row: dict[str, Any], table: pa.Table, place: int) -> FlowRecord:
+def _record(row: dict[str, Any], table: pa.Table, place: int) -> FlowRecord:
     shape = (row["stored_height"], row["stored_width"])
     fields: dict[str, Any] = {}
-    try:
-        for names, read, kind, full in (
-            (FLOW_COLUMNS, codecs.decode, np.float32, (2, *shape)),
-            (VALIDITY_COLUMNS, codecs.decode_mask, np.bool_, shape),
-            (CONFIDENCE_COLUMNS, codecs.decode_confidence, np.float32, shape),
-        ):
-            for name in names:
-                value = table.column(name)[place]
-                if not value.is_valid:
-                    fields[name] = None
-                elif row["codec"] == "none":
-                    plain = value.values.to_numpy(zero_copy_only=False)
-                    fields[name] = plain.astype(kind).reshape(full)  # a copy, that outlives the row group
-                else:
-                    fields[name] = read(value.as_py())
-                if fields[name] is not None and fields[name].shape != full:
-                    raise RecordDamaged(f"{name} is {list(fields[name].shape)} where the row says {list(full)}")
-    except (RecordDamaged, ValueError, RuntimeError) as error:  # RuntimeError: pcodec's
-        raise RecordDamaged(f"{redact(uri)}: frame {row['frame_index']} of {row['video_id']}: {error}") from error
+    for names, read, kind, full in (
+        (FLOW_COLUMNS, codecs.decode, np.float32, (2, *shape)),
+        (VALIDITY_COLUMNS, codecs.decode_mask, np.bool_, shape),
+        (CONFIDENCE_COLUMNS, codecs.decode_confidence, np.float32, shape),
+    ):
+        for name in names:
+            value = table.column(name)[place]
+            if not value.is_valid:
+                fields[name] = None
+            elif row["codec"] == "none":
+                plain = value.values.to_numpy(zero_copy_only=False)
+                fields[name] = plain.astype(kind).reshape(full)  # a copy, that outlives the row group
+            else:
+                fields[name] = read(value.as_py())
+            if fields[name] is not None and fields[name].shape != full:
+                raise ValueError(f"{name} is {list(fields[name].shape)} where the row says {list(full)}")
     exact = {"time_base": Fraction(row["time_base"]), "stored_scale": Fraction(row["stored_scale"])}
     return FlowRecord(**{**row, **fields, **exact})
+
+
+_KIND = RecordKind(
+    task="flow",
+    records="flow records",
+    job="jobs/flow.py",
+    schema=SCHEMA,
+    large=FIELD_COLUMNS,
+    make=_record,
+)

@@ -17,6 +17,7 @@ from pipeline.layout import SCHEMA_VERSION
 from pipeline.records.flow_codec import CODECS, CONFIDENCE_MAX_ERROR, Bools, Floats
 from pipeline.records.identity import IDENTITY_FIELDS, FrameIdentity
 
+SCHEMA = "motionmill.flow"
 UNIT = "px of the full frame"
 COORDINATES = "x right, y down; component 0 is x, 1 is y; the frame as coded, before rotation and sample aspect ratio"
 DIRECTIONS = (
@@ -152,7 +153,7 @@ def flow_schema(codec: str, metadata: Mapping[str, str] | None = None) -> pa.Sch
         field("schema_version", pa.int32()),
     ]
     notes = {
-        "schema": "motionmill.flow",
+        "schema": SCHEMA,
         "schema_version": str(SCHEMA_VERSION),
         "unit": UNIT,
         "coordinates": COORDINATES,

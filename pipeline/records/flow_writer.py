@@ -6,10 +6,8 @@ not from the clips that they came in, so that the same frames make the same file
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import EncodeError, RecordDamaged
+from pipeline.errors import EncodeError
 from pipeline.layout import SCHEMA_VERSION
 from pipeline.records import flow_codec as codecs
+from pipeline.records import joining
 from pipeline.records.flow_codec import DEFAULT_CODEC, DEFAULT_MAX_ERROR_PX, Bools, Floats
 from pipeline.records.flow_scale import reduced, stored_size
 from pipeline.records.flow_schema import (
@@ -30,30 +28,28 @@ from pipeline.records.flow_schema import (
     FIELD_COLUMNS,
     FLOW_COLUMNS,
     SCALES,
+    SCHEMA,
     UNIT,
     VALIDITY_COLUMNS,
     FlowRow,
     direction_of,
     flow_schema,
 )
+from pipeline.records.joining import Grouped, GroupedFile, TableFile, TableKind
 from pipeline.storage import redact
 
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 8 << 20
 """What reading one frame fetches at most, about: five frames of busy 1080p."""
 FILE_BYTES = 256 << 20
-_DISTINCT = ("frame_index", "pts", "previous_pts", "next_pts")
 
 
 @dataclass(frozen=True, slots=True)
-class FlowFile:
+class FlowFile(TableFile):
     """A finished local file."""
 
-    path: Path
-    rows: int
-    bytes: int
-    max_error_px: float | None = None
-    """Largest error of a stored component against what was given, px; None where fields were only copied."""
+    max_error_px: float = 0.0
+    """Largest error of a stored component against what was given, px."""
 
 
 class FlowFileWriter:
@@ -88,7 +84,7 @@ class FlowFileWriter:
         notes = {"max_error_px": str(self._bound), "stored_scale": str(self._scale)}
         self._schema = flow_schema(codec, {**(metadata or {}), **notes})
         self._path, self._error = Path(path), 0.0
-        self._out = _GroupedFile(self._path, self._schema, row_group_rows, row_group_bytes)
+        self._out = GroupedFile(self._path, self._schema, TABLE, Grouped(row_group_rows, row_group_bytes))
         self._done: FlowFile | None = None
 
     def write(self, row: FlowRow) -> None:
@@ -146,7 +142,8 @@ class FlowFileWriter:
     def close(self) -> FlowFile:
         """Writes what waits, and the footer."""
         if self._done is None:
-            self._done = replace(self._out.close(), max_error_px=self._error)
+            file = self._out.close()
+            self._done = FlowFile(file.path, file.rows, file.bytes, self._error)
         return self._done
 
     def abandon(self) -> None:
@@ -170,156 +167,14 @@ def concatenate(
     row_group_rows: int = ROW_GROUP_ROWS,
     row_group_bytes: int = ROW_GROUP_BYTES,
     file_bytes: int | None = None,
-) -> Iterator[FlowFile]:
-    """The rows of `parts`, in order, in new files, yielded as they are finished; fields are copied as they are.
+) -> Iterator[TableFile]:
+    """Clips' files into a video's, or several videos' into one: `joining.concatenate` for flow rows.
 
-    Each part is read to its end before the next is asked for, and may be gone then. The first file is `out`, which
-    holds everything where `file_bytes` is None; else a file ends with the row group that reaches it, and
-    `<stem>-00001` follows, and so on; a last one of less than a quarter of that is taken into the one before. A file
-    that was yielded may be moved or deleted. Shots are counted anew along each video: one more at each row without a
-    predecessor.
-    Raises RecordDamaged for a part that is no flow file, or differs from the first in codec, error, scale or metadata;
-    ValueError without any part.
+    Fields are copied as they are. RecordDamaged for a part that is no flow file, or differs from the first in codec,
+    error, scale or metadata; ValueError without any part.
     """
-    finished = _files(parts, out, row_group_rows, row_group_bytes, file_bytes)
-    held: FlowFile | None = None
-    for file in finished:
-        if held is not None:
-            if file_bytes and file.bytes < file_bytes // 4:  # only the last can be
-                yield _merged(held, file, row_group_rows, row_group_bytes)
-                return
-            yield held
-        held = file
-    if held is None:
-        raise ValueError(f"{out}: no parts to join")
-    yield held
-
-
-def _files(
-    parts: Iterable[Path], out: Path, row_group_rows: int, row_group_bytes: int, file_bytes: int | None
-) -> Iterator[FlowFile]:
-    number, schema, shots = 0, None, _Shots()
-    target: _GroupedFile | None = None
-    try:
-        for part in parts:
-            with _opened(part) as source:
-                schema = _same_schema(schema, source.schema_arrow, part)
-                target = target or _GroupedFile(out, schema, row_group_rows, row_group_bytes)
-                for group in range(source.metadata.num_row_groups):
-                    for row in _rows(shots.counted(source.read_row_group(group))):
-                        if file_bytes and target.full_with(row) and target.bytes >= file_bytes:
-                            yield target.close()
-                            number += 1
-                            path = out.with_stem(f"{out.stem}-{number:05d}")
-                            target = _GroupedFile(path, schema, row_group_rows, row_group_bytes)
-                        target.add(row)
-        if target is not None:
-            done, target = target, None
-            yield done.close()
-    finally:
-        if target is not None:
-            target.abandon()
-
-
-def _merged(first: FlowFile, last: FlowFile, row_group_rows: int, row_group_bytes: int) -> FlowFile:
-    path = first.path.with_stem(f"{first.path.stem}-merged")
-    (both,) = _files([first.path, last.path], path, row_group_rows, row_group_bytes, None)
-    last.path.unlink()
-    os.replace(path, first.path)
-    return FlowFile(first.path, both.rows, both.bytes)
-
-
-@contextlib.contextmanager
-def _opened(part: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        file = pq.ParquetFile(part)
-    except pa.ArrowException as error:
-        raise RecordDamaged(f"{part}: not a Parquet file ({error}); make the clip again") from error
-    with file:
-        yield file
-
-
-def _same_schema(first: pa.Schema | None, found: pa.Schema, part: Path) -> pa.Schema:
-    if (found.metadata or {}).get(b"schema") != b"motionmill.flow":
-        raise RecordDamaged(f"{part}: no file of flow records; its schema is {found.metadata}")
-    if first is not None and not first.equals(found, check_metadata=True):
-        notes = sorted({*first.metadata.items()} ^ {*found.metadata.items()})
-        raise RecordDamaged(
-            f"{part}: its columns or metadata differ from the first part's: {notes}; join like with like"
-        )
-    return found
-
-
-class _Shots:
-    """Clips are made on their own and count their shots from 0; a video's go on from clip to clip."""
-
-    def __init__(self) -> None:
-        self._video, self._shot = "", -1
-
-    def counted(self, table: pa.Table) -> pa.Table:
-        numbers = []
-        columns = (table.column("video_id").to_pylist(), table.column("previous_pts").to_pylist())
-        for video, previous in zip(*columns, strict=True):
-            if video != self._video:
-                self._video, self._shot = video, -1
-            if previous is None or self._shot < 0:
-                self._shot += 1
-            numbers.append(self._shot)
-        place = table.schema.get_field_index("shot")
-        return table.set_column(place, table.schema.field(place), pa.array(numbers, pa.int32()))
-
-
-class _GroupedFile:
-    """A Parquet file whose row groups are cut by the rows' own sizes."""
-
-    def __init__(self, path: Path, schema: pa.Schema, rows: int, size: int) -> None:
-        if rows < 1 or size < 1:
-            raise ValueError(f"row_group_rows={rows}, row_group_bytes={size}: both at least 1")
-        self._path, self._max_rows, self._max_bytes = path, rows, size
-        self._waiting: list[pa.Table] = []
-        self._waiting_bytes, self._rows = 0, 0
-        self.bytes = 0
-        """Of the fields so far, before Parquet's own compression."""
-        plain = pa.types.is_list(schema.field(FLOW_COLUMNS[0]).type)
-        small = [name for name in schema.names if name not in FIELD_COLUMNS]
-        leaves = {name: f"{name}.list.element" if plain else name for name in FIELD_COLUMNS}
-        floats = [leaves[name] for name in (*FLOW_COLUMNS, *CONFIDENCE_COLUMNS)]
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
-            compression=dict.fromkeys(small, "zstd") | dict.fromkeys(leaves.values(), "zstd" if plain else "none"),
-            use_dictionary=[name for name in small if name not in _DISTINCT],
-            write_statistics=small,
-            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT") if plain else None,
-        )
-
-    def full_with(self, row: pa.Table) -> bool:
-        """Whether this row begins a new row group."""
-        past = self._waiting_bytes + _field_bytes(row) > self._max_bytes
-        return bool(self._waiting) and (past or len(self._waiting) >= self._max_rows)
-
-    def add(self, row: pa.Table) -> None:
-        if self.full_with(row):
-            self._flush()
-        self._waiting.append(row)
-        self._waiting_bytes += _field_bytes(row)
-        self.bytes += _field_bytes(row)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=len(self._waiting))
-            self._rows += len(self._waiting)
-            self._waiting, self._waiting_bytes = [], 0
-
-    def close(self) -> FlowFile:
-        self._flush()
-        self._writer.close()
-        return FlowFile(self._path, self._rows, os.path.getsize(self._path))
-
-    def abandon(self) -> None:
-        self._waiting = []
-        with contextlib.suppress(Exception):  # what went wrong before is the error to tell
-            self._writer.close()
+    groups = Grouped(row_group_rows, row_group_bytes)
+    return joining.concatenate(parts, out, TABLE, groups, file_bytes)
 
 
 def _one_row(values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
@@ -334,10 +189,6 @@ def _one_row(values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _rows(table: pa.Table) -> Iterator[pa.Table]:
-    return (table.slice(row, 1) for row in range(table.num_rows))
-
-
 def _field_bytes(row: pa.Table) -> int:
     """Bytes of a row's fields, the same wherever the row comes from (Table.nbytes depends on how it was sliced)."""
     total = 0
@@ -347,3 +198,18 @@ def _field_bytes(row: pa.Table) -> int:
             wide = 1 if pa.types.is_binary(scalar.type) or pa.types.is_boolean(scalar.type.value_type) else 4
             total += wide * (len(scalar.as_buffer()) if pa.types.is_binary(scalar.type) else len(scalar.values))
     return total
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Payloads are compressed already; plain lists pack best with their floats' bytes split."""
+    plain = pa.types.is_list(schema.field(FLOW_COLUMNS[0]).type)
+    small = [name for name in schema.names if name not in FIELD_COLUMNS]
+    leaves = {name: f"{name}.list.element" if plain else name for name in FIELD_COLUMNS}
+    floats = [leaves[name] for name in (*FLOW_COLUMNS, *CONFIDENCE_COLUMNS)]
+    return {
+        "compression": dict.fromkeys(small, "zstd") | dict.fromkeys(leaves.values(), "zstd" if plain else "none"),
+        "column_encoding": dict.fromkeys(floats, "BYTE_STREAM_SPLIT") if plain else None,
+    }
+
+
+TABLE = TableKind(SCHEMA, FIELD_COLUMNS, _field_bytes, _encodings)

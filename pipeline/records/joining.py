@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,8 @@ class TableKind:
     """Large columns: no dictionaries, no statistics."""
     payload_bytes: Callable[[pa.Table], int]
     """Of a table of one row; the same wherever the row comes from (Table.nbytes depends on how it was sliced)."""
+    encodings: Callable[[pa.Schema], dict[str, Any]] = lambda _: {"compression": "zstd"}
+    """Parquet's compression and encodings of the columns, as its writer takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Grouped:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.bytes < 1:
-            raise ValueError(f"row groups of {self.rows} rows and {self.bytes} bytes: both at least 1")
+            raise ValueError(f"row_group_rows={self.rows}, row_group_bytes={self.bytes}: both at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,9 @@ class GroupedFile:
         self._writer = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
             use_dictionary=[name for name in small if name not in _DISTINCT],
             write_statistics=small,
+            **kind.encodings(schema),
         )
 
     def full_with(self, row: pa.Table) -> bool:

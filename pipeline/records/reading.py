@@ -14,16 +14,16 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from pipeline.errors import InputNotFound, ObjectNotFound, RecordDamaged
 from pipeline.layout import SCHEMA_VERSION, Layout
-from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits
+from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits, load_video_commit
+from pipeline.records.identity import FrameIdentity
 from pipeline.storage import Storage, absolute, redact
 
 SUFFIX = ".parquet"
 Frames = int | Iterable[int] | None
-R = TypeVar("R")
+R = TypeVar("R", bound=FrameIdentity)
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ def read_records(
     with closing(_OpenFile(kind, storage)) as file:
         for commit in _commits(kind, storage, layout, video):
             found = 0
-            for data in _outputs(commit, wanted):
-                for record in file.records(layout.uri(data.path), wanted, commit.video_id):
-                    found += 1
-                    yield record
+            for record in _of_video(storage, layout, file, commit, wanted):
+                found += 1
+                yield record
             if video is not None:
-                wanted.check(found, commit.name, sum(data.frames for data in _outputs(commit, _Selection(None))))
+                wanted.check(found, commit.name, _frames_of(commit))
 
 
 def read_record_file(
@@ -160,12 +159,10 @@ def _commits(kind: RecordKind[R], storage: Storage, layout: Layout, video: str |
 
 def _candidates(storage: Storage, layout: Layout, video: str | None) -> Iterator[VideoCommit]:
     """The commit itself if `video` is a video_id; else all there are."""
-    if video and "/" not in video:
-        try:
-            yield VideoCommit.model_validate_json(storage.read_bytes(layout.video_commit(video)))
-            return
-        except (ObjectNotFound, ValidationError):
-            pass  # a name; or a damaged commit, of which the loop below tells more
+    named = load_video_commit(storage, layout, video) if video and "/" not in video else None
+    if named is not None:
+        yield named
+        return
     yield from iter_video_commits(storage, layout)
 
 
@@ -180,7 +177,33 @@ def _outputs(commit: VideoCommit, wanted: _Selection) -> Iterator[DataObject]:
         start += data.frames
 
 
+def _frames_of(commit: VideoCommit) -> int | None:
+    """How many frames its files hold; None where they hold others' too."""
+    tables = [data for data in commit.outputs if data.path.endswith(SUFFIX)]
+    return None if any(data.shared for data in tables) else sum(data.frames for data in tables)
+
+
 # ---- what is in them
+
+
+def _of_video(
+    storage: Storage, layout: Layout, file: _OpenFile[R], commit: VideoCommit, wanted: _Selection
+) -> Iterator[R]:
+    """A video's records. Should its rows move into a shared file meanwhile (groups.py), they are read on from there."""
+    last = -1
+    while True:
+        try:
+            for data in _outputs(commit, wanted):
+                for record in file.records(layout.uri(data.path), wanted, commit.video_id):
+                    if record.frame_index > last:
+                        last = record.frame_index
+                        yield record
+            return
+        except ObjectNotFound:
+            now = load_video_commit(storage, layout, commit.video_id)
+            if now is None or now.outputs == commit.outputs:
+                raise
+            commit = now
 
 
 class _OpenFile(Generic[R]):

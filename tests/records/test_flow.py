@@ -199,7 +199,7 @@ def test_failed_videos_other_tasks_and_empty_places_say_so(tmp_path: Path) -> No
     failure = Failure(stage="decode", error_type="CorruptVideo", message="bits")
     committed(storage, layout, "a", [], failure=failure)
     assert list(read_flow(layout.output)) == []
-    with pytest.raises(InputNotFound, match=r"a\.mp4: has no flow, because it failed \(decode: bits\)"):
+    with pytest.raises(InputNotFound, match=r"a\.mp4: has no flow records, because it failed \(decode: bits\)"):
         list(read_flow(layout.output, "a.mp4"))
     committed(storage, layout, "b", [], task="interpolate")
     with pytest.raises(InputNotFound, match="task 'interpolate'"):
