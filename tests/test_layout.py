@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.layout import COMPONENT_BYTES, NAME_BYTES, Layout, final_name, sanitise
+from pipeline.layout import COMPONENT_BYTES, NAME_BYTES, Layout, final_name, record_name, sanitise
 
 names = st.text(st.characters(exclude_categories=()), max_size=40)
 paths = st.lists(names | st.sampled_from(["..", ".", "", "a" * 300 + ".mp4", "é" * 150]), min_size=1, max_size=8).map(
@@ -49,11 +49,24 @@ def test_different_inputs_never_share_an_output(one: str, other: str, suffix: st
     assert (final_name(one, suffix) == final_name(other, suffix)) == (one == other)
 
 
+@given(
+    videos, videos, *[st.sampled_from([".parquet", ".part-00000.parquet", ".part-00001.parquet", ".preview.mp4"])] * 2
+)
+def test_different_inputs_and_parts_never_share_a_file_of_records(one: str, other: str, part: str, its: str) -> None:
+    assert (record_name(one, part) == record_name(other, its)) == ((one, part) == (other, its))
+    number = Layout("out").group_data(3, ".parquet", "flow")
+    assert f"flow/{record_name(one, part)}" != number
+    assert record_name("group-000003", ".parquet") != "group-000003.parquet"
+
+
 def test_outputs_are_named_after_their_inputs() -> None:
     layout = Layout("s3://bucket/out/")
     assert layout.final("a.mp4") == "video/a.mp4"
     assert layout.final("d/a.webm") == "video/d/a.webm.mp4"
     assert layout.final("a.mkv", ".mkv") == "video/a.mkv"
+    assert layout.final("a.mp4", ".parquet", "flow") == "flow/a.mp4.parquet"
+    assert layout.final("d/a", ".part-00001.parquet", "flow") == "flow/d/a.video.part-00001.parquet"
+    assert layout.good_prefix("a.mkv", ".parquet", "flow") == "_motionmill/quarantine/flow/a.mkv.parquet"
     assert layout.uri(layout.final("a.mp4")) == "s3://bucket/out/video/a.mp4"
     assert layout.clip_commit("v", "c") == "s3://bucket/out/_motionmill/commit/v/c.json"
     assert layout.clip_data("v", "c", "x1") == "_motionmill/segments/v/c-x1.mp4"

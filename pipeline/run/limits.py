@@ -1,7 +1,7 @@
 """Is the output going to be larger than somebody wants to pay for? Asked before anything is written.
 
 Every input is probed once more for it, in tasks of the cluster: headers may crash or hang the process that reads them.
-Such a video counts as nothing here; the run itself will quarantine it.
+Such a video counts as nothing here; the run itself will quarantine it. `limits.max_output_bytes: null` does without.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pipeline.storage import Storage
 from pipeline.tasks.base import Task
 from pipeline.types import VideoRef
 
-AT_ONCE = 8
-"""Videos a task, and tasks at a time."""
+TOGETHER = 8
+"""Videos a task."""
+TASKS_A_CPU = 4
+"""They mostly wait for storage."""
 
 
 def of(config: RunConfig) -> int | None:
@@ -67,10 +69,11 @@ def check_output(task: Task, storage: Storage, layout: Layout, source: str, outp
             except ray.exceptions.RayError:
                 continue
 
-    while batch := list(islice(found, AT_ONCE)):
+    most = max(8, TASKS_A_CPU * int(ray.cluster_resources().get("CPU", 0)))
+    while batch := list(islice(found, TOGETHER)):
         running.append(_estimated.remote(task, storage, batch))
         videos += len(batch)
-        if len(running) >= AT_ONCE:
+        if len(running) >= most:
             collect()
         refuse_above(limit, size, videos)
     while running:
