@@ -25,10 +25,10 @@ def group() -> None:
 @app.command()
 def interpolate(
     clips: Annotated[Path, typer.Argument(help="A folder of video files, or one file.")],
-    weights: Annotated[str, typer.Option(help="A name, path or URI of CAIN weights.")] = "cain-compact",
+    weights: Annotated[str, typer.Option(help="A name, path or URI of weights of CAIN or RIFE.")] = "cain-compact",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     padding: Annotated[str, typer.Option(help="official: to multiples of 128; tight: of the shuffle.")] = "official",
-    exit_depth: Annotated[int | None, typer.Option(help="Residual group to stop after; default the last.")] = None,
+    exit_depth: Annotated[int | None, typer.Option(help="Residual group, or RIFE's block, to stop after.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
@@ -37,7 +37,7 @@ def interpolate(
     from pipeline.training import evaluation
 
     def job() -> int:
-        model = evaluation.cain(weights, precision, padding, exit_depth, threads)
+        model = evaluation.network(weights, precision, padding, exit_depth, threads)
         scores = evaluation.evaluate_folder(clips, model)
         print(evaluation.table(scores))
         if json_ is not None:

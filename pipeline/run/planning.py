@@ -24,6 +24,8 @@ def show(task: Task, source: str, output: str) -> int:
     layout = Layout(output)
     done = {info.uri.rsplit("/", 1)[1].removesuffix(".json") for info in storage.list(layout.video_commits)}
     task.fingerprint()  # finds missing or damaged weights
+    for note in task.notes():
+        print(note)
     videos = frames = rows = clips = skipped = refused = size = flops = 0
     length = Fraction(0)
     for item in discover(source, task.config.input, storage, exclude=output):

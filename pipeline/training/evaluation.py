@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models import weights
 from models.cain_sd import CAIN
+from models.rife import IFNet, copy_static
 from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
 from pipeline.metrics import psnr, ssim
 from pipeline.training.clips import Frames, cuts, decode, find_videos, shrink, thumbnail_changes
@@ -120,6 +121,32 @@ def write_json(path: Path, scores: Sequence[ClipScore], weights_name: str) -> No
     clips = [{**asdict(score), "gain": score.gain} for score in scores]
     document = {"weights": weights_name, "clips": clips, "mean": summary(scores)}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def network(name_or_uri: str, precision: str, padding: str, exit_depth: int | None, threads: int) -> Interpolator:
+    """The network that the weights are, CAIN or RIFE, as an interpolator. Raises ConfigError and WeightsUnusable.
+
+    exit_depth counts CAIN's residual groups, or RIFE's blocks; padding is CAIN's choice alone.
+    """
+    try:
+        tensors = weights.load(name_or_uri).tensors
+        if not any(name.startswith("encode.cnn") for name in tensors):
+            return cain(name_or_uri, precision, padding, exit_depth, threads)
+        rife = IFNet.from_reference(tensors)
+    except (weights.WeightsError, KeyError, ValueError) as error:
+        raise WeightsUnusable(str(error.args[0])) from error
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"precision={precision}: choose fp32 or bf16")
+    if exit_depth is not None and not 1 <= exit_depth <= rife.blocks:
+        raise ConfigError(f"exit_depth={exit_depth}: these weights have exits 1 to {rife.blocks}")
+    torch.set_num_threads(threads)
+
+    def middle(frame0: Tensor, frame1: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            found = rife.between(rife.encode_frame(frame0), rife.encode_frame(frame1), 0.5, exit_depth)
+        return copy_static(found.frame, frame0, frame1, found.warped)
+
+    return middle
 
 
 def cain(name_or_uri: str, precision: str, padding: str, exit_depth: int | None, threads: int) -> Interpolator:

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
+from models.rife import IFNet
+from models.rife.checkpoint import Sizes
 from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
-from pipeline.training.evaluation import cain, evaluate_clip, evaluate_folder, fitted, table
+from pipeline.training.evaluation import cain, evaluate_clip, evaluate_folder, fitted, network, table
 from tests.training.clips_factory import sliding, write_clip
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,19 @@ def test_wrong_choices_and_weights_are_usage_errors(tmp_path: Path) -> None:
         cain("no-such-weights", "fp32", "tight", None, 1)
     with pytest.raises(InputNotFound, match="no video files"):
         evaluate_folder(tmp_path, lambda a, b: a)
+
+
+def test_rife_s_weights_are_measured_by_the_same_command(tmp_path: Path) -> None:
+    rife = IFNet(Sizes(widths=(16, 8, 8, 8), convs=1, hidden=8, features=4))
+    safetensors.torch.save_file({k: v.contiguous() for k, v in rife.to_reference().items()}, tmp_path / "w.safetensors")
+    first, last = torch.rand(2, 1, 3, 20, 30)
+    two = network(str(tmp_path / "w.safetensors"), "fp32", "tight", 2, 1)
+    with torch.inference_mode():
+        assert torch.allclose(two(first, last), rife.eval()(first, last, 0.5, 2), atol=1e-6)
+    with pytest.raises(ConfigError, match="exit_depth=5: these weights have exits 1 to 4"):
+        network(str(tmp_path / "w.safetensors"), "fp32", "tight", 5, 1)
+    with pytest.raises(WeightsUnusable, match="nothing found"):
+        network("no-such-weights", "fp32", "tight", None, 1)
 
 
 def test_the_job_prints_a_table_and_writes_json(tmp_path: Path) -> None:
