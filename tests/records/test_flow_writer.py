@@ -132,6 +132,21 @@ def test_long_videos_are_split_at_row_groups_and_a_small_rest_joins_the_last_fil
         assert all(file.bytes == file.path.stat().st_size for file in files)
 
 
+def test_a_rest_that_is_too_small_for_a_file_of_its_own_gets_none(tmp_path: Path) -> None:
+    rows = [flow_row(frame, size=(48, 80)) for frame in range(40)]
+    part = write_file(tmp_path / "part.parquet", rows, row_group_rows=2)
+    size = part.stat().st_size
+    (tmp_path / "out").mkdir()
+    (whole,) = concatenate([part], tmp_path / "out" / "a.parquet", row_group_rows=2, file_bytes=size * 85 // 100)
+    assert (whole.rows, whole.bytes) == (40, size)
+    assert whole.path.read_bytes() == part.read_bytes()
+    assert list((tmp_path / "out").iterdir()) == [whole.path]
+    two = list(concatenate([part], tmp_path / "out" / "b.parquet", row_group_rows=2, file_bytes=size * 42 // 100))
+    assert len(two) == 2, "two of about 44 % and one of 12, which the second takes in"
+    assert column([file.path for file in two], "frame_index") == list(range(40))
+    assert two[1].bytes > two[0].bytes
+
+
 def test_parts_are_asked_for_one_at_a_time_and_files_may_be_taken_away(tmp_path: Path) -> None:
     """A worker's disk holds one clip and two files, however long the video is."""
 
