@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import CutsConfig, Rational, RunConfig, Section
 
@@ -59,10 +59,16 @@ class FlowConfig(RunConfig):
     """Also write a video of each input beside its flow in colours."""
     limits: LimitsConfig = LimitsConfig()
 
-    @model_validator(mode="after")
-    def _known(self) -> FlowConfig:
-        if self.stored_scale not in (Fraction(1), Fraction(1, 2), Fraction(1, 4), Fraction(1, 8)):
-            raise ValueError(f"stored_scale={self.stored_scale}: one of 1, 1/2, 1/4, 1/8")
-        if not Fraction(1, 2**20) <= self.max_error_px <= 1024:
-            raise ValueError(f"max_error_px={self.max_error_px}: between 1/1048576 and 1024 px; the default is 1/64")
-        return self
+    @field_validator("stored_scale")
+    @classmethod
+    def _stored(cls, scale: Fraction) -> Fraction:
+        if scale not in (Fraction(1), Fraction(1, 2), Fraction(1, 4), Fraction(1, 8)):
+            raise ValueError(f"stored_scale={scale}: one of 1, 1/2, 1/4, 1/8")
+        return scale
+
+    @field_validator("max_error_px")
+    @classmethod
+    def _bound(cls, bound: Fraction) -> Fraction:
+        if not Fraction(1, 2**20) <= bound <= 1024:
+            raise ValueError(f"max_error_px={bound}: between 1/1048576 and 1024 px; the default is 1/64")
+        return bound
