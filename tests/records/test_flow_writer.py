@@ -133,7 +133,7 @@ def test_long_videos_are_split_at_row_groups_and_a_small_rest_joins_the_last_fil
 
 
 def test_a_rest_that_is_too_small_for_a_file_of_its_own_gets_none(tmp_path: Path) -> None:
-    rows = [flow_row(frame, size=(48, 80)) for frame in range(40)]
+    rows = [flow_row(frame, size=(144, 240)) for frame in range(40)]
     part = write_file(tmp_path / "part.parquet", rows, row_group_rows=2)
     size = part.stat().st_size
     (tmp_path / "out").mkdir()
