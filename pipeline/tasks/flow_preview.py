@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.config import EncodeConfig
+from pipeline.config import MAX_TIMESCALE, EncodeConfig
 from pipeline.config_flow import FlowConfig
-from pipeline.errors import OutputMismatch
+from pipeline.errors import OutputMismatch, UnsupportedVideo
 from pipeline.media import mux
 from pipeline.media.colour import from_rgb, to_rgb
 from pipeline.media.decode import decode_clip
@@ -41,7 +41,12 @@ NONE = 0.5
 
 
 def preview_plan(info: VideoInfo) -> EncodePlan:
-    """How the preview is encoded: at the source's times, without its colour description or sound."""
+    """How the preview is encoded: at the source's times, without its colour description or sound.
+
+    Raises UnsupportedVideo for times that an MP4 cannot hold.
+    """
+    if info.time_base.denominator > MAX_TIMESCALE:
+        raise UnsupportedVideo(f"time base {info.time_base} is too fine for the preview's MP4; set preview=false")
     width, height = _panel(info)
     size = (width, 2 * height) if info.width >= info.height else (2 * width, height)
     shown = replace(info, width=size[0], height=size[1], pix_fmt="yuv420p", colour=BT709, hdr=None, notes=())

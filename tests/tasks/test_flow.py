@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from models.memfof import halo, stream
-from pipeline.errors import CorruptVideo, WeightsUnusable
+from pipeline.errors import CorruptVideo, UnsupportedVideo, WeightsUnusable
 from pipeline.media.colour import to_rgb
 from pipeline.media.decode import decode_clip
 from pipeline.plan.clips import plan_clips
 from pipeline.records.flow import read_flow_file
 from pipeline.tasks import flow, flow_clip, flow_model
 from pipeline.tasks.flow_preview import LONG_SIDE
+from pipeline.types import VideoInfo
 from tests.media_factory import flat, make_video, scramble
 from tests.tasks.flow_support import cutting, join, probed, process, records, same, task_of, tiny
 
@@ -314,3 +315,10 @@ def test_a_preview_works_for_a_single_frame(tiny: str, tmp_path: Path) -> None:
     data = make_video(frames=1)
     made = join(task, data, process(task, data, tmp_path), tmp_path)
     assert [output.suffix for output, _ in made] == [".parquet", ".preview.mp4"]
+
+
+def test_times_too_fine_for_a_preview_are_refused_before_any_clip(tiny: str) -> None:
+    info = VideoInfo("matroska", 0, "h264", 64, 48, "yuv420p", Fraction(1, 10**10), (0, 4), 4, ())
+    task_of(tiny).check_video(info)
+    with pytest.raises(UnsupportedVideo, match="preview=false"):
+        task_of(tiny, "preview=true").check_video(info)
