@@ -241,6 +241,15 @@ class Storage:
                 flush()
         flush()
 
+    def sweep(self, prefix: str) -> None:
+        """Deletes what writers that were killed left half-written below the folder `prefix`.
+
+        Local disks only: elsewhere a put is no object before it is whole.
+        """
+        store = self._store(prefix)
+        if isinstance(store, LocalStore):
+            store.sweep(prefix)
+
     def check_writable(self, prefix: str) -> None:
         """Proves that the prefix can be written, created in exclusively, read and deleted; or raises a UsageError."""
         if scheme(prefix) in ("s3", "s3a"):

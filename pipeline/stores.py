@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import fsspec
 from fsspec.asyn import sync
@@ -56,7 +57,10 @@ def local_path(uri: str) -> str:
 
 
 class LocalStore:
-    """Files: written to a hidden neighbour, synced, then renamed (or linked, which never replaces)."""
+    """Files: written to a hidden neighbour, synced, then renamed (or linked, which never replaces).
+
+    A writer that is killed leaves its neighbour behind. It is locked while its writer lives, so that `sweep` can tell.
+    """
 
     def info(self, uri: str) -> ObjectInfo:
         path = local_path(uri)
@@ -79,70 +83,51 @@ class LocalStore:
     def page(self, uri: str, stem: str, token: str | None) -> tuple[list[ObjectInfo], str | None]:
         return list(self.walk(local_path(uri), stem)), None
 
-    def walk(self, folder: str, stem: str = "", above: frozenset[str] = frozenset()) -> Iterator[ObjectInfo]:
+    def walk(self, folder: str, stem: str = "") -> Iterator[ObjectInfo]:
         """Files below `folder` in the byte order of their paths, as S3 lists keys. Links are followed, loops not."""
-        real = os.path.realpath(folder)
-        if real in above:
-            return
-        try:
-            with os.scandir(folder) as entries:
-                found = [(entry.name, entry.is_dir()) for entry in entries if entry.name.startswith(stem)]
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for name, is_dir in sorted(found, key=lambda item: os.fsencode(item[0] + "/" * item[1])):
-            path = os.path.join(folder, name)
-            if is_dir:
-                yield from self.walk(path, "", above | {real})
-            elif not (name.startswith(".") and name.endswith(".part")) and os.path.isfile(path):
+        for path in _paths(folder, stem):
+            if not _is_temporary(path) and os.path.isfile(path):
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
                     yield self.info(path)
 
-    def _temporary(self, path: str) -> str:
-        folder = os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
-        return os.path.join(folder, f".{uuid.uuid4().hex}.part")
+    def sweep(self, uri: str) -> None:
+        """Deletes what killed writers left half-written below the folder; what a living one is writing stays."""
+        for path in _paths(local_path(uri)):
+            if _is_temporary(path):
+                with contextlib.suppress(OSError), open(path, "rb") as file:  # renamed, swept, or not ours to delete
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
 
     def put(self, uri: str, data: bytes) -> None:
         path = local_path(uri)
-        temporary = self._temporary(path)
-        try:
-            _write_synced(temporary, data)
+        with _temporary(path) as (temporary, file):
+            file.write(data)
+            _sync(file)
             os.replace(temporary, path)
-            _sync_folder(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        _sync_folder(path)
 
     def put_file(self, source: str, uri: str) -> None:
         path = local_path(uri)
-        temporary = self._temporary(path)
-        try:
-            with open(source, "rb") as reader, open(temporary, "xb") as writer:
+        with _temporary(path) as (temporary, file):
+            with open(source, "rb") as reader:
                 while chunk := reader.read(4 << 20):
-                    writer.write(chunk)
-                writer.flush()
-                os.fsync(writer.fileno())
+                    file.write(chunk)
+            _sync(file)
             os.replace(temporary, path)
-            _sync_folder(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        _sync_folder(path)
 
     def create(self, uri: str, data: bytes) -> None:
         path = local_path(uri)
-        temporary = self._temporary(path)
-        try:
-            _write_synced(temporary, data)
+        with _temporary(path) as (temporary, file):
+            file.write(data)
+            _sync(file)
             try:
                 os.link(temporary, path)  # exclusive, and the content appears with the name
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
                     raise NoConditionalPut("this file system has no hard links") from None
                 raise
-            _sync_folder(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        _sync_folder(path)
 
     def delete(self, uris: list[str]) -> None:
         for uri in uris:
@@ -150,11 +135,52 @@ class LocalStore:
                 os.unlink(local_path(uri))
 
 
-def _write_synced(path: str, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _paths(folder: str, stem: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Every path below `folder` that is no folder, in byte order."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if entry.name.startswith(stem)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, is_dir in sorted(found, key=lambda item: os.fsencode(item[0] + "/" * item[1])):
+        path = os.path.join(folder, name)
+        if is_dir:
+            yield from _paths(path, "", above | {real})
+        else:
+            yield path
+
+
+def _is_temporary(path: str) -> bool:
+    name = os.path.basename(path)
+    return name.startswith(".") and name.endswith(".part")
+
+
+@contextlib.contextmanager
+def _temporary(path: str) -> Iterator[tuple[str, BinaryIO]]:
+    """A new hidden neighbour of `path`, open and locked; gone afterwards."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    while True:
+        temporary = os.path.join(folder, f".{uuid.uuid4().hex}.part")
+        with open(temporary, "xb") as file:
+            try:
+                with contextlib.suppress(OSError):  # a file system without locks, where `sweep` deletes nothing
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.exists(temporary):
+                    continue  # swept in the moment before it was locked
+                yield temporary, file
+                return
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(path: str) -> None:

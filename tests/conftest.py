@@ -48,7 +48,7 @@ class S3Env:
 
 @pytest.fixture
 def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Env]:
-    """`s3_env.uri` is an empty bucket; `s3_env.proxy(seed=…, rates=…)` puts faults between it and the process."""
+    """`s3_env.uri` is an empty bucket; `s3_env.proxy(every=…)` puts faults between it and the process."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)

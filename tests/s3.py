@@ -109,23 +109,25 @@ FAULTS = ("503", "reset", "truncate", "lost_ack", "delay")
 
 
 class FaultProxy:
-    """Forwards HTTP requests to `target` (host, port), and by a seeded draw spoils some of them.
+    """Forwards HTTP requests to `target` (host, port), and spoils some of them.
 
-    `rates` gives each fault's share of the requests it can hit: "503" (not forwarded), "reset" (not forwarded),
-    "truncate" (half of a GET's body), "lost_ack" (a PUT, POST or DELETE is forwarded and its answer dropped), "delay".
+    `every` says of each fault which of the requests that it can hit it does hit: every n-th, counted for itself. "503"
+    and "reset" (not forwarded) and "delay" can hit all requests, "truncate" (half of the body) those to GET, "lost_ack"
+    (forwarded, and the answer dropped) those to PUT, POST or DELETE. So how often each strikes depends on what is asked
+    for, not on chance or speed; and a request that is sent again is not hit by the same fault at once.
     `script` (a list of fault names or None) is used up first, one entry for each request that `only` lets through.
     `requests` counts by method, `injected` by fault.
     """
 
-    def __init__(self, target: tuple[str, int], *, seed: int = 0, rates: dict[str, float] | None = None) -> None:
-        self.target, self.rates = target, dict(rates or {})
-        assert set(self.rates) <= set(FAULTS), self.rates
+    def __init__(self, target: tuple[str, int], *, every: dict[str, int] | None = None) -> None:
+        self.target, self.every = target, dict(every or {})
+        assert set(self.every) <= set(FAULTS), self.every
         self.script: list[str | None] = []
         self.only = lambda method, path: True
         self.requests: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
         self.delay_s = 0.2
-        self._random = random.Random(seed)
+        self._due: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -157,13 +159,22 @@ class FaultProxy:
                 return None
             if self.script:
                 fault = self.script.pop(0)
+                if fault and not _can_hit(fault, method):
+                    return None
             else:
-                fault = next((name for name, rate in self.rates.items() if self._random.random() < rate), None)
-            if (fault == "truncate" and method != "GET") or (fault == "lost_ack" and method not in _WRITES):
-                return None
+                fault = self._next(method)
             if fault:
                 self.injected[fault] += 1
             return fault
+
+    def _next(self, method: str) -> str | None:
+        """The fault that is due for this request; where several are, the others wait for the next they can hit."""
+        able = [fault for fault in self.every if _can_hit(fault, method)]
+        self._due.update(able)
+        due = next((fault for fault in able if self._due[fault] >= self.every[fault]), None)
+        if due is not None:
+            self._due[due] = 0
+        return due
 
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, ValueError), client.makefile("rb") as reader:
@@ -207,6 +218,12 @@ class FaultProxy:
 
 
 _WRITES = ("PUT", "POST", "DELETE")
+
+
+def _can_hit(fault: str, method: str) -> bool:
+    return {"truncate": method == "GET", "lost_ack": method in _WRITES}.get(fault, True)
+
+
 _ERROR = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>injected</Message></Error>'
 _SLOW_DOWN = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: "

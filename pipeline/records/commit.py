@@ -247,6 +247,12 @@ def tidy_unfinished(storage: Storage, layout: Layout, done: Container[str]) -> N
                 tidy(storage, layout, _parse(VideoCommit, uri, storage.read_bytes(uri)))
 
 
+def sweep(storage: Storage, layout: Layout) -> None:
+    """Deletes files that processes of this run, killed in the middle of a write, left half-written."""
+    for prefix in OWN_PREFIXES:
+        storage.sweep(layout.uri(prefix))
+
+
 # ---- the run
 
 

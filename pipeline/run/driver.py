@@ -16,7 +16,15 @@ from pipeline.errors import MotionmillError, StorageError, UsageError
 from pipeline.layout import STATE, Layout, sanitise
 from pipeline.plan.discover import DiscoveryFailure, discover
 from pipeline.records import quarantine
-from pipeline.records.commit import Session, VideoCommit, forget_failures, forget_video, open_run, tidy_unfinished
+from pipeline.records.commit import (
+    Session,
+    VideoCommit,
+    forget_failures,
+    forget_video,
+    open_run,
+    sweep,
+    tidy_unfinished,
+)
 from pipeline.run import cluster, grouping, limits
 from pipeline.run.datasource import VideoSource
 from pipeline.run.finalise import finalise
@@ -24,7 +32,7 @@ from pipeline.run.fingerprint import fingerprint_document
 from pipeline.run.progress import Display, Tally
 from pipeline.run.rows import Receipt, Row, receipt_from
 from pipeline.run.summary import Account, Summary
-from pipeline.run.worker import ClipWorker, RunContext, failure_of
+from pipeline.run.worker import ALLOCATOR, ClipWorker, RunContext, failure_of
 from pipeline.storage import Storage, absolute, redact, scrub
 from pipeline.tasks.base import Task
 from pipeline.types import VideoRef
@@ -176,6 +184,7 @@ class _Run:
             compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=2),
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,
+            runtime_env={"env_vars": ALLOCATOR},
             # Ray restarts actors and repeats their tasks without end by default; the ledger counts here too.
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -266,7 +275,10 @@ class _Run:
                 f"{lost} of {self._tally.videos} videos are neither committed nor quarantined; run the same command "
                 "again, and report this if it happens twice"
             )
+        if self._session.resumed:  # a worker of the run before, lost with its driver, may have been slow to die
+            tidy_unfinished(self._storage, self._layout, self._finished)
         self._context.attempts().clear()
+        sweep(self._storage, self._layout)
         return EXIT_QUARANTINED if in_quarantine else EXIT_OK
 
 
