@@ -3,5 +3,6 @@
 from models.cain_sd.cain import CAIN
 from models.cain_sd.carn import CARNM
 from models.cain_sd.pwcnet import PWCNet
+from models.cain_sd.sd_finder import SDFinder
 
-__all__ = ["CAIN", "CARNM", "PWCNet"]
+__all__ = ["CAIN", "CARNM", "PWCNet", "SDFinder"]

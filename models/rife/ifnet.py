@@ -187,8 +187,9 @@ class IFNet(nn.Module):
                 f"blocks is {last}; this network with {len(scales)} scales has exits 1 to "
                 f"{min(len(scales), self.blocks)}"
             )
-        *_, found = self.exits(first, second, t, scales[:last], ensemble=ensemble)
-        return found
+        for found in self.exits(first, second, t, scales[:last], ensemble=ensemble):
+            state = found  # one at a time: four of them would hold 360 MB at 1080p
+        return state
 
     def exits(
         self,
