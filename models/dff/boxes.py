@@ -79,7 +79,7 @@ def greedy(suppresses: Tensor) -> Tensor:
     t boxes are right after t rounds, and a chain of suppressions as long as three is rare: no loop over boxes.
     """
     earlier = suppresses.triu(1).to(torch.float32)
-    alive = torch.ones_like(suppresses[..., 0, :])
+    alive = torch.ones(suppresses.shape[:-1], dtype=torch.bool, device=suppresses.device)
     while True:
         after = (alive[..., None, :].to(torch.float32) @ earlier)[..., 0, :] == 0
         if torch.equal(after, alive):

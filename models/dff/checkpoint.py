@@ -104,7 +104,14 @@ def fill(network: nn.Module, own: Mapping[str, Any], published: Callable[[str], 
                 f"{marked(name)} has shape {list(value.shape)}; this {part} needs {list(expected[ours].shape)}"
             )
         state[ours] = value.detach().to(dtype=torch.float32, copy=True)
+    adopt(network, state)
+
+
+def adopt(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put tensors in place of a network's own, trainable, and channels last: convolutions then are a tenth quicker
+    on the CPU, and warping and pooling, which read all channels of a cell, ten times."""
     network.load_state_dict(state, assign=True)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in network.parameters():
         parameter.requires_grad_(True)
 

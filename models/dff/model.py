@@ -85,7 +85,9 @@ class DeepFeatureFlow(nn.Module):
 
     def carried(self, features: Tensor, key: Tensor, current: Tensor) -> Tensor:
         """Key features [1 or N,C,h,w] and key frames [1 or N,3,H,W] -> features of current frames [N,3,H,W]."""
-        flow, scale = self.flow(subtract_mean(current), subtract_mean(key).expand(len(current), -1, -1, -1))
+        if isinstance(self.flow, FlowNet):
+            key, current = subtract_mean(key), subtract_mean(current)
+        flow, scale = self.flow(current, key.expand(len(current), -1, -1, -1))
         return warp(features, flow, scale)
 
     @torch.no_grad()

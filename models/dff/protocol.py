@@ -91,7 +91,7 @@ class FrameNetwork(Protocol):
 class PairFlow(Protocol):
     """Where the current frames' features lie in the key frames: FlowNet, or any other source of flow.
 
-    current, key   images [N,3,H,W]
+    current, key   frames [N,3,H,W], RGB in 0..255, uint8 or float (FlowNet alone is given them less the mean)
     Returns the flow in feature cells [N,2,h,w], current to key, and a scale [N,C,h,w] or None.
     """
 

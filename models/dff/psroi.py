@@ -30,38 +30,47 @@ def bin_ranges(first: Tensor, last: Tensor, bins: int, cells: int, stride: int) 
     return low.long(), torch.maximum(high, low).long()
 
 
-def ps_roi_vote(maps: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
-    """Each region's votes: the mean over its bins of their means. Differentiable by the maps.
+def grouped_weights(convs: list[torch.nn.Conv2d], bins: int) -> tuple[Tensor, Tensor]:
+    """1x1 convolutions to D * bins² maps each -> one matrix [bins² * sum(D), C] and bias, bins outermost.
 
-    maps   [N, D * bins², h, w]; channel (d * bins + row) * bins + column is what bin (row, column) averages for d
-    rois   [N,R,4] px, inclusive ends
-    Returns [N,R,D] in the maps' type. An empty bin is zero. Sums come from an integral image in fp64: each bin is
-    four reads, however large, and the differences of large sums keep fp32's precision.
+    Published channel (d * bins + row) * bins + column is what bin (row, column) averages for d. With all maps of a
+    bin side by side, pooling reads rows of memory instead of single numbers.
     """
-    samples, channels, height, width = maps.shape
-    if channels % bins**2:
-        raise ValueError(f"{channels} maps do not divide into {bins}x{bins} bins")
-    votes = channels // bins**2
-    rows, columns = height + 1, width + 1
-    grouped = maps.reshape(samples, votes, bins**2, height, width).permute(0, 3, 4, 2, 1)  # (N, h, w, bins², D)
-    integral = maps.new_zeros(samples, rows, columns, bins**2, votes, dtype=torch.float64)
-    integral[:, 1:, 1:] = grouped.double().cumsum(1).cumsum(2)
-    table = integral.flatten(0, 3)  # (N * rows * columns * bins², D)
+    weights = [conv.weight.reshape(-1, bins**2, conv.in_channels) for conv in convs]
+    biases = [conv.bias.reshape(-1, bins**2) for conv in convs if conv.bias is not None]
+    return torch.cat(weights).transpose(0, 1).flatten(0, 1), torch.cat(biases).t().flatten()
 
-    top, bottom = bin_ranges(rois[..., 1], rois[..., 3], bins, height, stride)  # (N, R, bins)
-    left, right = bin_ranges(rois[..., 0], rois[..., 2], bins, width, stride)
-    cells = (bottom - top)[..., :, None] * (right - left)[..., None, :]  # (N, R, bins, bins)
-    sample = torch.arange(samples, device=maps.device)[:, None, None, None]
-    group = torch.arange(bins**2, device=maps.device).reshape(bins, bins)
 
-    def at(y: Tensor, x: Tensor) -> Tensor:
-        """Indices into the table of each bin's corner (y [N,R,bins], x [N,R,bins]): [N,R,bins²]."""
-        return (((sample * rows + y[..., :, None]) * columns + x[..., None, :]) * bins**2 + group).flatten(2)
+def ps_roi_vote(table: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
+    """Regions' votes: the mean over a region's bins of the bins' means. Differentiable by the table.
 
-    index = torch.stack([at(bottom, right), at(top, right), at(bottom, left), at(top, left)], -1)  # (N, R, bins², 4)
-    share = (1 / cells.clamp(min=1).double() / bins**2).flatten(2)[..., None]
-    weight = share * torch.tensor([1.0, -1.0, -1.0, 1.0], device=maps.device, dtype=torch.float64)
-    summed: Tensor = F.embedding_bag(
-        index.flatten(0, 1).flatten(1), table, per_sample_weights=weight.flatten(0, 1).flatten(1), mode="sum"
-    )  # (N * R, D): one fused read of the four corners of all bins
-    return summed.reshape(samples, -1, votes).to(maps.dtype)
+    table   [N,h,w,bins²,D]: at each cell, the D values of each bin's group of maps
+    rois    [N,R,4] px, inclusive ends
+    Returns [N,R,D]. An empty bin counts as zero.
+    """
+    return torch.stack([votes_of(one, regions, bins, stride) for one, regions in zip(table, rois, strict=True)])
+
+
+def votes_of(table: Tensor, rois: Tensor, bins: int, stride: int) -> Tensor:
+    """Of one frame: table [h,w,bins²,D], rois [R,4] -> [R,D].
+
+    Every (region, bin, cell) is one read of D values with its weight; embedding_bag adds a region's reads up.
+    """
+    height, width = table.shape[:2]
+    top, bottom = bin_ranges(rois[:, 1], rois[:, 3], bins, height, stride)  # (R, bins)
+    left, right = bin_ranges(rois[:, 0], rois[:, 2], bins, width, stride)
+    wide = (right - left)[:, None, :].expand(-1, bins, -1).flatten()  # (R * bins²,), rows before columns
+    cells = ((bottom - top)[:, :, None] * (right - left)[:, None, :]).flatten()
+    first = (top[:, :, None] * width + left[:, None, :]).flatten()
+
+    reads_end = cells.cumsum(0)
+    owner = torch.repeat_interleave(torch.arange(len(cells), device=table.device), cells)  # (reads,): the bin
+    within = torch.arange(len(owner), device=table.device) - (reads_end - cells)[owner]
+    down = torch.div(within, wide[owner], rounding_mode="floor")
+    cell = first[owner] + down * width + (within - down * wide[owner])
+    weight = (1 / (cells.clamp(min=1) * bins**2).to(table.dtype))[owner]
+    starts = torch.cat([reads_end.new_zeros(1), reads_end])[: -1 : bins**2]  # of each region's reads
+    votes: Tensor = F.embedding_bag(
+        cell * bins**2 + owner % bins**2, table.flatten(0, 2), starts, per_sample_weights=weight, mode="sum"
+    )
+    return votes

@@ -4,8 +4,8 @@ Identity mappings in deep residual networks (He et al., ECCV 2016) as GluonCV an
 and ReLU come before each convolution, the stride is in the 3x3, and the projection sees the pre-activated input. It
 ends where stage 3 does, on the residual stream: no batch norm or ReLU follows, so features have both signs.
 
-With ImageNet weights it has 8.6 million parameters and a quarter of the cost of the paper's ResNet-50 (whose conv5 and
-dilated reduction it lacks), which makes it fit to be fine-tuned on a few cores.
+It has 8.5 million parameters and a third of the cost of the paper's ResNet-50, whose conv5 and dilated reduction it
+lacks, and can be fine-tuned on a few cores. On the ImageNet weights its features' standard deviation is about 0.13.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dff.batch import one_by_one
+from models.dff.checkpoint import adopt
 from models.dff.fold import ConvNorm, StoredNorm, fold, require_unfolded
 
 STRIDE = 16
@@ -112,9 +113,7 @@ class ResNetV2(nn.Module):
             if value.shape != expected[ours].shape:
                 raise ValueError(f"{name} has shape {list(value.shape)}; needed is {list(expected[ours].shape)}")
             state[ours] = value.detach().to(dtype=torch.float32, copy=True)
-        network.load_state_dict(state, assign=True)
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)
+        adopt(network, state)
         if folded:
             fold(network)
         return network.eval()

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dff.boxes import RATIOS, anchor_grid, clip, decode, greedy, nms, overlaps, reference_anchors
 from models.dff.checkpoint import fill, own_part, reference, shape_of
 from models.dff.protocol import Detections
-from models.dff.psroi import ps_roi_vote
+from models.dff.psroi import grouped_weights, ps_roi_vote
 from models.memfof.precision import full_precision
 
 STRIDE = 16
@@ -70,10 +71,9 @@ class RFCNHead(nn.Module):
         Classes of the result count from 0, without the background.
         """
         with full_precision(features):  # boxes are pixels, and suppression compares them
-            features = features.float()
-            rois = self.propose(*self.rpn(features), size)
-            logits, deltas = self.scored(features, rois)
-            return self.detections(rois, logits.softmax(-1), deltas, size, scale)
+            rois = self.propose(*self.rpn(features.float()), size)
+        logits, deltas = self.scored(features, rois)
+        return self.detections(rois, logits.softmax(-1), deltas, size, scale)
 
     def rpn(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [N,h*w*A,2] of background and object, normalised deltas [N,h*w*A,4]); anchors innermost."""
@@ -108,9 +108,9 @@ class RFCNHead(nn.Module):
 
     def scored(self, features: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         """Regions [N,R,4] px -> (class logits [N,R,classes+1], box deltas [N,R,8]): background's, then objects'."""
-        own = features[:, self.proposing :]
-        maps = torch.cat([self.rfcn_cls(own), self.rfcn_bbox(own)], 1)
-        votes = ps_roi_vote(maps, rois, self.bins, self.stride)
+        own = features[:, self.proposing :].permute(0, 2, 3, 1)  # (N, h, w, channels / 2)
+        table = F.linear(own, *grouped_weights([self.rfcn_cls, self.rfcn_bbox], self.bins)).float()
+        votes = ps_roi_vote(table.reshape(*own.shape[:3], self.bins**2, -1), rois, self.bins, self.stride)
         return votes[..., : self.classes + 1], votes[..., self.classes + 1 :]
 
     @torch.no_grad()

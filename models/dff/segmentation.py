@@ -165,7 +165,8 @@ def exact_labels_of(scores: Tensor, grid: Grid) -> Tensor:
     labels = first[rows.low[:, None], columns.low]  # (H, W), final where one class is possible
 
     undecided = torch.argsort(count)[int((count < 2).sum()) :]
-    for squares in torch.split(undecided, CHUNK):
+    for part in range(0, len(undecided), CHUNK):
+        squares = undecided[part : part + CHUNK]
         some = classes[squares, : int(count[squares[-1]])]  # (K, c): no square of the chunk has more than c
         at_corners = quads[squares].gather(1, some[..., None].expand(-1, -1, 4))[..., None, :]  # (K, c, 1, 4)
         y, x = span(rows, squares // width), span(columns, squares % width)  # (K, rows), (K, columns)
