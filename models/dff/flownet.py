@@ -56,9 +56,9 @@ class FlowNet(nn.Module):
 
     def __init__(self, width: float = 1.0, scale_channels: int | None = 1024) -> None:
         super().__init__()
+        if not 1 / 64 <= width <= 4:
+            raise ValueError(f"width is {width}; it is a factor, 1 for FlowNet and 0.5 for FlowNet Half: 1/64 to 4")
         c64, c128, c256, c512, c1024 = (round(width * channels) for channels in (64, 128, 256, 512, 1024))
-        if c64 < 1:
-            raise ValueError(f"width is {width}; at 1/64 or above each layer has a channel")
         self.sizes = {"width": c64 / 64, "scale_channels": scale_channels}
         self.flow_conv1 = conv(6, c64, 7, 2)
         self.conv2 = conv(c64, c128, 5, 2)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.dff.checkpoint import fill, own_part, reference, shape_of
+from models.memfof.precision import full_precision
 
 STRIDE = 16
 PART = "segmentation head"
@@ -54,7 +55,8 @@ class SegHead(nn.Module):
     def labels(self, features: Tensor, size: tuple[int, int], mode: Mode = "exact", step: int = 4) -> Tensor:
         """uint8 [N,H,W]. `exact`: the argmax of the upsampled scores. `reduced`: in the middle of each step x step
         pixels, repeated over them; outlines move by up to step / 2 px."""
-        scores = self.score(features).float()
+        with full_precision(features):  # of bf16 scores, too many are equal
+            scores = self.score(features.float())
         grid = self.grid(scores, size)
         return exact_labels(scores, grid) if mode == "exact" else reduced_labels(scores, grid, step)
 

@@ -115,6 +115,14 @@ def test_labels_are_bytes_of_the_frames_size_in_either_mode() -> None:
             assert labels.dtype == torch.uint8
 
 
+def test_under_autocast_scores_are_still_told_apart_in_fp32() -> None:
+    head, at = SegHead(19, 64), torch.randn(1, 64, 4, 6)
+    with torch.inference_mode():
+        expected = head.labels(at, (64, 96))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(head.labels(at, (64, 96)), expected)
+
+
 def test_wrong_arguments_are_named() -> None:
     head = SegHead(4, 8)
     with pytest.raises(ValueError, match=r"features are \[3, 5\] cells; a frame of 64x71 px has 4x5 cells of 16 px"):
