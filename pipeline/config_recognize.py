@@ -19,7 +19,7 @@ class KeyFramesConfig(Section):
     """Largest share of frames that are key frames. More only where shots are so short that each needs its own."""
     max_residual: float | None = Field(None, ge=0)
     """Where set, decides instead of the budget: as few key frames as keep every frame's residual at or below it."""
-    promote_above: float | None = Field(0.4, ge=0)
+    promote_above: float | None = Field(0.5, ge=0)
     """A frame with a larger residual than this becomes a key frame, beyond the budget; null: never."""
     max_gap: int = Field(20, ge=1)
     """Frames that features are carried over at most (lookahead)."""

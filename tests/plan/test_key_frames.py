@@ -238,7 +238,7 @@ def test_of_both_sides_the_better_weighs_more_and_a_perfect_one_stands_alone() -
     assert key_indices(schedule) == [0, 4]
     one, two, three = schedule[1:4]
     assert (one.key, one.other, one.side) == (0, 4, "both")
-    assert one.share == pytest.approx(0.75)
+    assert one.share == pytest.approx(0.9)
     assert (two.key, two.share) == (0, 0.5)
     assert (three.key, three.other, three.side, three.share) == (4, None, "after", 1.0)
 
