@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -322,3 +323,17 @@ def test_times_too_fine_for_a_preview_are_refused_before_any_clip(tiny: str) -> 
     task_of(tiny).check_video(info)
     with pytest.raises(UnsupportedVideo, match="preview=false"):
         task_of(tiny, "preview=true").check_video(info)
+
+
+def test_an_error_in_the_model_ends_the_clip_and_its_threads(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: Any, **options: Any) -> Any:
+        yield next(stream(*arguments, **options))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(flow_clip, "stream", failing)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        process(task_of(tiny), make_video(frames=12), tmp_path)
+    assert threading.active_count() == before
