@@ -18,16 +18,15 @@ RangedReader = Callable[[int, int], bytes]
 """(start, end) → all of these bytes."""
 
 
-class RangedFile(io.RawIOBase):
-    """One version of an object as a seekable file: fetched in blocks that double while reading goes on in sequence."""
+class Seekable(io.RawIOBase):
+    """A read-only file of a known size: where reading goes on. What is read there, and how, is the subclass's."""
 
-    def __init__(self, read: RangedReader, info: ObjectInfo, block: int) -> None:
+    def __init__(self, name: str, size: int) -> None:
         super().__init__()
-        self._read, self._info, self._first, self._block = read, info, block, block
+        self.name = name
+        """For messages: without secrets."""
+        self._size = size
         self._place = 0
-        self._start, self._data = 0, b""
-        self._old: tuple[int, bytes] = (0, b"")  # interleaved audio and video jump back and forth
-        self.name = redact(info.uri)
 
     def readable(self) -> bool:
         return True
@@ -39,14 +38,24 @@ class RangedFile(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._info.size}[whence] + offset
+        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence] + offset
         if place < 0:
             raise OSError(f"{self.name}: seek to {place}, before its first byte")
         self._place = place
         return place
 
+
+class RangedFile(Seekable):
+    """One version of an object as a seekable file: fetched in blocks that double while reading goes on in sequence."""
+
+    def __init__(self, read: RangedReader, info: ObjectInfo, block: int) -> None:
+        super().__init__(redact(info.uri), info.size)
+        self._read, self._first, self._block = read, block, block
+        self._start, self._data = 0, b""
+        self._old: tuple[int, bytes] = (0, b"")  # interleaved audio and video jump back and forth
+
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._info.size - self._place)
+        wanted = min(len(buffer), self._size - self._place)
         if wanted <= 0:
             return 0
         if not self._start <= self._place < self._start + len(self._data):
@@ -64,6 +73,6 @@ class RangedFile(io.RawIOBase):
     def _fetch(self, wanted: int) -> None:
         sequential = self._data and self._place == self._start + len(self._data)
         self._block = min(self._block * 2, READAHEAD_MAX) if sequential else self._first
-        end = min(self._place + max(wanted, self._block), self._info.size)
+        end = min(self._place + max(wanted, self._block), self._size)
         data = self._read(self._place, end)
         self._old, self._start, self._data = (self._start, self._data), self._place, data

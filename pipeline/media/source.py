@@ -10,6 +10,7 @@ import io
 from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import StorageError, UnreadableVideo
+from pipeline.ranged import Seekable
 from pipeline.types import VideoRef
 
 
@@ -21,35 +22,17 @@ class Opener(Protocol):
         ...
 
 
-class Window(io.RawIOBase):
+class Window(Seekable):
     """Bytes [offset, offset + size) of `file`, as a seekable read-only file of its own. Closing it closes `file`."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int, name: str) -> None:
-        super().__init__()
         if offset < 0 or size < 0:
             raise ValueError(f"{name}: a window of {size} bytes at {offset}")
-        self._file, self._offset, self._size = file, offset, size
-        self._place = 0
-        self.name = name
+        super().__init__(name, size)
+        self._file, self._offset = file, offset
 
     def __repr__(self) -> str:
         return f"Window({self.name}, [{self._offset}, {self._offset + self._size}))"
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError(f"{self.name}: seek to {base + offset}, before its first byte")
-        self._place = base + offset
-        return self._place
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes; fewer only at the window's end. StorageError when the file ends before the window."""

@@ -12,13 +12,14 @@ import socket
 import uuid
 from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ObjectNotFound, OutputConflict, StorageError, WorkerLost
 from pipeline.layout import OWN_PREFIXES, SCHEMA_VERSION, STATE, Layout
 from pipeline.storage import Storage, redact
+from pipeline.types import VideoRef
 
 
 class _Frozen(BaseModel):
@@ -88,6 +89,26 @@ class _Commit(_Frozen):
 
     def to_json(self) -> bytes:
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, indent=1).encode()
+
+
+class Identity(TypedDict):
+    """The fields that say which video a commit is of."""
+
+    video_id: str
+    uri: str
+    member: str
+    version: str
+    name: str
+
+
+def identity(video: VideoRef) -> Identity:
+    return Identity(
+        video_id=video.video_id,
+        uri=redact(video.uri),
+        member=video.member,
+        version=video.version,
+        name=video.name,
+    )
 
 
 class ClipCommit(_Commit):

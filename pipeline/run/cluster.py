@@ -19,6 +19,9 @@ from pipeline.tasks.base import Task
 LIGHT_CPUS = 0.1
 """Reserved by probes and finalisers, which mostly wait for storage: they must find room beside the actors."""
 
+_STARTS = 3
+"""Tries to start a cluster here: Ray gives up after half a minute, which a busy machine may take."""
+
 _OBJECT_STORE_BYTES = 128 << 20
 """Of a cluster started here: only references and receipts pass through it."""
 
@@ -57,14 +60,23 @@ def connect(config: ResourcesConfig) -> None:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=config.cluster_cpus or len(os.sched_getaffinity(0)),
-        object_store_memory=_OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-        logging_level=logging.WARNING,
-    )
+    for number in range(1, _STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=config.cluster_cpus or len(os.sched_getaffinity(0)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:  # Ray raises no narrower one when its own processes take too long to start
+            ray.shutdown()
+            if number == _STARTS or "timed out" not in str(error):
+                raise ray.exceptions.RaySystemError(
+                    f"no Ray cluster could be started on this machine: {error} (try {number} of {_STARTS})"
+                ) from None
 
 
 def place(config: ResourcesConfig) -> Placement:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MotionmillError, OutputMismatch
-from pipeline.records.commit import ClipCommit, DataObject, Failure, VideoCommit, commit_video, load_clip_commits, tidy
+from pipeline.records.commit import (
+    ClipCommit,
+    DataObject,
+    Failure,
+    VideoCommit,
+    commit_video,
+    identity,
+    load_clip_commits,
+    tidy,
+)
 from pipeline.run.rows import Row
 from pipeline.run.watchdog import Watchdog
 from pipeline.run.worker import RunContext, attempt, open_video, upload
@@ -130,15 +139,10 @@ def _commit(
     outputs: Sequence[DataObject],
     extra: dict[str, Any],
 ) -> VideoCommit:
-    video = row.video
     if failure is not None:
         failure = failure.model_copy(update={"prefix": outputs[0] if outputs else None})
     return VideoCommit(
-        video_id=video.video_id,
-        uri=redact(video.uri),
-        member=video.member,
-        version=video.version,
-        name=video.name,
+        **identity(row.video),
         status="error" if failure else "ok",
         attempt=context.session,
         fingerprint=context.fingerprint,

@@ -33,10 +33,19 @@ from pipeline.errors import (
 )
 from pipeline.layout import Layout
 from pipeline.media.source import open_source
-from pipeline.records.commit import Attempts, ClipCommit, DataObject, Failure, Provenance, commit_clip, fingerprint
+from pipeline.records.commit import (
+    Attempts,
+    ClipCommit,
+    DataObject,
+    Failure,
+    Provenance,
+    commit_clip,
+    fingerprint,
+    identity,
+)
 from pipeline.run.rows import Receipt, Row, row_from, to_table
 from pipeline.run.watchdog import Watchdog
-from pipeline.storage import Storage, redact, scrub
+from pipeline.storage import Storage, scrub
 from pipeline.tasks.base import ClipOutput, Processor, Task
 from pipeline.types import ClipRef, VideoRef
 
@@ -153,15 +162,11 @@ class ClipWorker:
     def _commit(
         self, clip: ClipRef, output: ClipOutput, number: int, data: DataObject | None, failure: Failure | None
     ) -> ClipCommit:
-        context, video = self._context, clip.video
+        context = self._context
         if failure is not None and data is not None:
             failure, data = failure.model_copy(update={"prefix": data}), None
         return ClipCommit(
-            video_id=video.video_id,
-            uri=redact(video.uri),
-            member=video.member,
-            version=video.version,
-            name=video.name,
+            **identity(clip.video),
             status="error" if failure else "ok",
             attempt=f"{context.session}-{number}",
             fingerprint=context.fingerprint,
