@@ -1,6 +1,8 @@
 """A job whose actors note which GPUs Ray gave them, then compute on the CPU: for clusters that only declare GPUs.
 
-python tests/e2e/fake_gpu.py INPUT OUTPUT NOTES dotted.key=value...
+python tests/e2e/fake_gpu.py INPUT OUTPUT NOTES ACTORS dotted.key=value...
+
+No clip is begun before that many actors have left their notes: a quick one would do all the work before others start.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from pipeline.tasks.interpolate import InterpolateTask
 @dataclass(frozen=True)
 class FakeGpuTask(InterpolateTask):
     notes: str = ""
+    actors: int = 1
 
     def load(self, device: str, threads: int) -> Any:
         context = ray.get_runtime_context()
@@ -33,14 +38,24 @@ class FakeGpuTask(InterpolateTask):
             "gpus": ",".join(map(str, ray.get_gpu_ids())),
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "assigned": {"GPU": assigned.get("GPU", 0)},
+            "allocator": os.environ.get("GLIBC_TUNABLES", ""),
         }
         Path(self.notes).mkdir(exist_ok=True)
         (Path(self.notes) / str(context.get_actor_id())).write_text(json.dumps(note))
-        return super().load("cpu", threads)
+        processor = super().load("cpu", threads)
+        process: Callable[..., Any] = processor.process
+
+        def together(*arguments: Any) -> Any:
+            while len(list(Path(self.notes).iterdir())) < self.actors:
+                time.sleep(0.1)
+            return process(*arguments)
+
+        processor.process = together  # type: ignore[method-assign]
+        return processor
 
 
-def main(source: str, output: str, notes: str, *sets: str) -> int:
-    task = FakeGpuTask(load(InterpolateConfig, None, sets), notes=notes)
+def main(source: str, output: str, notes: str, actors: str, *sets: str) -> int:
+    task = FakeGpuTask(load(InterpolateConfig, None, sets), notes=notes, actors=int(actors))
     return driver.guarded(lambda: driver.run(task, source, output, driver.Options()), print)
 
 

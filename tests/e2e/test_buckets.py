@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import S3Env
-from tests.e2e.support import FAST, ROOT, Cluster, Output, run, until, upload
+from tests.e2e.support import FAST, LIMIT_S, ROOT, Cluster, Output, run, until, upload
 from tests.media_factory import make_video
 from tests.s3 import ACCESS_KEY, SECRET_KEY
 
@@ -127,11 +127,11 @@ def test_the_job_is_submitted_to_a_cluster_and_works_from_bucket_to_bucket(s3_en
                 env=os.environ | {"RAY_AUTH_MODE": "disabled"},
                 capture_output=True,
                 text=True,
-                timeout=240,
+                timeout=LIMIT_S,
                 check=False,
             )
 
-        until(lambda: "No available agent" not in submit("true").stderr, "an agent that takes jobs", limit_s=150)
+        until(lambda: "No available agent" not in submit("true").stderr, "an agent that takes jobs")
         done = submit("python", "jobs/interpolate.py", f"{s3_env.uri}/in/[a-d].m*", f"{s3_env.uri}/out", *sets)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in (done.stdout + done.stderr)

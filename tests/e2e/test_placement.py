@@ -76,14 +76,16 @@ def test_actors_hold_the_gpus_that_they_reserve(tmp_path: Path, share: str) -> N
     try:
         script = str(Path(__file__).with_name("fake_gpu.py"))
         sets = [*FAST, "clip.frames=2", f"resources.gpus_per_actor={share}"]
-        with Job([script, str(source), str(tmp_path / "out"), str(tmp_path / "seen"), *sets], cluster.job_env()) as job:
+        actors = 4 if share == "0.25" else 1
+        arguments = [script, str(source), str(tmp_path / "out"), str(tmp_path / "seen"), str(actors), *sets]
+        with Job(arguments, cluster.job_env()) as job:
             done = job.wait()
         assert done.code == 0, done.text
         seen = [json.loads(path.read_text()) for path in (tmp_path / "seen").iterdir()]
-        actors = 4 if share == "0.25" else 1
         assert len(seen) == actors
         assert {(actor["device"], actor["gpus"], actor["visible"]) for actor in seen} == {("cuda", "0", "0")}
         assert all(actor["assigned"] == {"GPU": 1 / actors} for actor in seen)
+        assert all("mmap_threshold" in actor["allocator"] for actor in seen), "memory would creep up"
         assert "on the CPU" not in done.text
         output = Output.of(tmp_path / "out")
         output.check_settled()

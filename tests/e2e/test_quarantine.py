@@ -10,7 +10,7 @@ from tests.media_factory import make_video
 
 ATTEMPTS = 2
 SETS = (
-    *FAST, "clip.frames=8", f"retry.attempts={ATTEMPTS}", "retry.hang_s=4", "resources.actors=2",
+    *FAST, "clip.frames=8", f"retry.attempts={ATTEMPTS}", "retry.hang_s=10", "resources.actors=2",
     "resources.cpu_threads=1",
 )  # fmt: skip
 

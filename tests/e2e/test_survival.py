@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 
 from tests.conftest import S3Env
 from tests.e2e.support import (
+    LIMIT_S,
     LOSSLESS,
     Cluster,
     Job,
@@ -34,7 +36,8 @@ VIDEOS = {
     "a.mp4": make_video(frames=121, audio=True, options={"preset": "ultrafast"}),
     "deep/b.mkv": make_video(container="matroska", frames=119, options={"preset": "ultrafast"}),
 }
-CLIPS = 31 + 30
+CLIPS_OF = {"a.mp4": 31, "deep/b.mkv": 30}
+CLIPS = sum(CLIPS_OF.values())
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +53,27 @@ def clean(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Output:
     return output
 
 
+_CLIPS, _VIDEOS = "_motionmill/commit", "_motionmill/videos"
+
+
+def _finished(folder: Path) -> dict[str, str]:
+    """Names of finished videos, by their ids."""
+    return {path.stem: json.loads(path.read_bytes())["name"] for path in (folder / _VIDEOS).glob("*.json")}
+
+
 def _commits(folder: Path) -> dict[str, str]:
-    """Clip commits that exist now, with their content's digest."""
-    found = {}
-    for path in (folder / "_motionmill" / "commit").rglob("*.json"):
-        try:
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except FileNotFoundError:
-            continue  # its video was joined just now
+    """Clip commits of unfinished videos that exist now, with their content's digest."""
+    found, finished = {}, _finished(folder)
+    for path in (folder / _CLIPS).rglob("*.json"):
+        if path.parent.name not in finished:
+            with contextlib.suppress(FileNotFoundError):  # its video was joined just now
+                found[f"{path.parent.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _done(folder: Path) -> int:
+    """Clips that are done, those of finished videos too."""
+    return len(_commits(folder)) + sum(CLIPS_OF[name] for name in _finished(folder).values())
 
 
 def _same(output: Output, clean: Output) -> None:
@@ -73,7 +88,7 @@ def _readers_see_whole_videos(folder: Path, clean: Output) -> None:
     now = Output.of(folder)
     for name in now.videos:
         assert now.frames(name) == clean.frames(name), "an unfinished video is visible"
-    for path in now.below("_motionmill/commit/"):
+    for path in now.below(f"{_CLIPS}/"):
         commit = json.loads(now.files[path])
         if commit["video_id"] not in {done["video_id"] for done in now.commits.values()}:
             assert hashlib.sha256(now.files[commit["data"]["path"]]).hexdigest() == commit["data"]["sha256"]
@@ -83,7 +98,7 @@ def test_a_killed_worker_costs_its_clip_a_try_and_nothing_else(tmp_path: Path, c
     source, folder = write(tmp_path / "in", VIDEOS), tmp_path / "out"
     with start(source, folder, SETS) as job:
         for wanted in (3, 20):
-            until(lambda n=wanted: len(_commits(folder)) >= n, f"{wanted} clip commits", job)
+            until(lambda n=wanted: _done(folder) >= n, f"{wanted} clips", job)
             victims = until(lambda: workers(job.process.pid), "workers", job)
             os.kill(victims[0], signal.SIGKILL)
         done = job.wait()
@@ -96,15 +111,14 @@ def test_a_killed_worker_costs_its_clip_a_try_and_nothing_else(tmp_path: Path, c
 
 def _stop(source: Path, folder: Path, number: int, stop: signal.Signals, clean: Output, group: bool = False) -> Job:
     with start(source, folder, SETS) as job:
-        before = len(_commits(folder))
-        until(lambda: len(_commits(folder)) >= before + number, f"{number} more clip commits", job)
+        before = _done(folder)
+        until(lambda: _done(folder) >= before + number, f"{number} more clips", job)
         family = descendants(job.process.pid)
         assert workers(job.process.pid), "the workers are below the job"
         (os.killpg if group else os.kill)(job.process.pid, stop)
-        job.process.wait(60)
-        until(lambda: not working(family), f"the end of its processes {family}", limit_s=60)
-        kept = _commits(folder)
-        assert len(kept) >= before + number
+        job.process.wait(LIMIT_S)
+        until(lambda: not working(family), f"the end of its processes {family}")
+        assert _done(folder) >= before + number
         _readers_see_whole_videos(folder, clean)
         text = job.text
         if stop != signal.SIGKILL:
@@ -120,7 +134,7 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_where_it_was(tmp_path: Pa
     _stop(source, folder, 3, signal.SIGKILL, clean)
     _stop(source, folder, 3, signal.SIGTERM, clean)
     _stop(source, folder, 3, signal.SIGINT, clean, group=True)  # as a terminal sends Ctrl-C
-    kept = _commits(folder)
+    kept, finished = _commits(folder), _finished(folder).values()
     with start(source, folder, SETS) as job:
         until(lambda: "resuming" in job.text or len(_commits(folder)) > len(kept), "the resumed run", job)
         for name, digest in _commits(folder).items():
@@ -129,8 +143,8 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_where_it_was(tmp_path: Pa
     assert done.code == 0, done.text
     output = Output.of(folder)
     _same(output, clean)
-    assert output.summary["clips_resumed"] >= min(9, len(kept)), "earlier clips are taken over, not made again"
-    assert output.summary["clips"] == CLIPS - output.summary["clips_resumed"]
+    assert output.summary["clips_resumed"] >= len(kept), "earlier clips are taken over, not made again"
+    assert output.summary["clips"] + output.summary["clips_resumed"] == CLIPS - sum(CLIPS_OF[name] for name in finished)
 
     # And again: nothing is left to do, nothing is done, and it says so.
     before = {path: data for path, data in output.files.items() if "/runs/" not in path}
@@ -152,11 +166,11 @@ def _bucket(env: S3Env) -> Output:
 
 def test_faults_between_the_job_and_the_store_change_nothing(s3_env: S3Env, clean: Output) -> None:
     upload(s3_env.server.client(), s3_env.bucket, {f"in/{name}": data for name, data in VIDEOS.items()})
-    rates = {"503": 0.06, "reset": 0.04, "truncate": 0.04, "lost_ack": 0.06}
-    proxy = s3_env.proxy(seed=5, rates=rates)
+    proxy = s3_env.proxy(every={"503": 17, "reset": 23, "truncate": 11, "lost_ack": 13})
     done = run(f"{s3_env.uri}/in", f"{s3_env.uri}/out", [*SETS, "clip.frames=12", "retry.storage_max_wait_s=1"])
     assert done.code == 0, done.text
-    assert all(proxy.injected[fault] > 3 for fault in rates), proxy.injected
+    # 21 clips are marked, stored and committed (63 writes), and read for joining with the videos (42 reads at least).
+    assert all(proxy.injected[fault] >= 3 for fault in proxy.every), (proxy.injected, proxy.requests)
     output = _bucket(s3_env)
     _same(output, clean)
     assert output.summary["storage_retries"] > 0
@@ -176,11 +190,12 @@ def test_a_run_outlives_its_store_or_ends_and_goes_on_later(
         client.create_bucket(Bucket="videos")
         upload(client, "videos", {f"in/{name}": data for name, data in VIDEOS.items()})
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        tries = "12" if outage == "short" else "2"
+        tries = "60" if outage == "short" else "2"  # a minute and a half at least: a busy server is slow to start
         sets = [*SETS, f"retry.storage_attempts={tries}", "retry.storage_max_wait_s=4"]
 
         def commits() -> int:
-            return len(Output.of_bucket(server.client(), "videos", "out/_motionmill/commit").files)
+            found = server.client().list_objects_v2(Bucket="videos", Prefix=f"out/{_CLIPS}/")
+            return int(found["KeyCount"])
 
         with start("s3://videos/in", "s3://videos/out", sets) as job:
             until(lambda: commits() >= 3, "3 clip commits", job)
