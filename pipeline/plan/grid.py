@@ -57,11 +57,16 @@ class RateGrid:
 
     @property
     def time_base(self) -> Fraction:
-        # Fine enough for one frame and for the origin; a multiple of 1/fps alone when both do not fit an MP4 timescale.
+        # Fine enough for one frame and for the origin; for the frames alone when no MP4 timescale holds both.
         period = 1 / self.fps
         origin = self.origin * self.source_time_base
         ticks = math.lcm(period.denominator, origin.denominator)
         return Fraction(1, ticks) if ticks <= MAX_TIMESCALE else Fraction(1, period.denominator)
+
+    @property
+    def shift(self) -> Fraction:
+        """Seconds by which every frame is later than it should be: not 0 where no time base holds the origin."""
+        return self._tick(0) * self.time_base - self.origin * self.source_time_base
 
     def between(self, left: int, right: int) -> Iterator[OutputTime]:
         base, start = self.source_time_base, left * self.source_time_base
@@ -90,6 +95,16 @@ def make_grid(target: TargetConfig, source_time_base: Fraction, origin: int) -> 
         return RateGrid(target.fps, source_time_base, origin)
     assert target.factor is not None
     return FactorGrid(target.factor, source_time_base)
+
+
+def note(grid: Grid) -> str | None:
+    """What the grid could not keep, for the video's record; None where all is exact."""
+    if isinstance(grid, FactorGrid) or not grid.shift:
+        return None
+    return (
+        f"all frames are {float(abs(grid.shift)) * 1e6:.3g} µs {'late' if grid.shift > 0 else 'early'}: no time base "
+        f"holds both target.fps={grid.fps} and the first frame's time"
+    )
 
 
 def frames_before(grid: Grid, pts: int, source_frames: int) -> int:

@@ -16,7 +16,7 @@ from pipeline.config import MAX_TIMESCALE, InterpolateConfig
 from pipeline.errors import UnsupportedVideo
 from pipeline.media import mux, verify
 from pipeline.media.encode import EncodePlan
-from pipeline.plan.grid import Grid, frames_before, make_grid
+from pipeline.plan.grid import Grid, frames_before, make_grid, note
 from pipeline.tasks import interpolate_model
 from pipeline.tasks.base import ClipPart, VideoOutput
 from pipeline.tasks.intervals import halo
@@ -137,6 +137,7 @@ def _join(
     for part in parts:
         kinds.update(part.extra["kinds"])
     t_error = max(Fraction(part.extra["max_t_error"]) for part in parts)
+    shifted = note(grid)
     extra = {
         "kinds": dict(kinds),
         "max_t_error": str(t_error),
@@ -147,6 +148,6 @@ def _join(
         "time_rounding_s": str(report.time_rounding),
         "copied_streams": [f"{stream.kind} {stream.codec}, {stream.packets} packets" for stream in report.copied],
         "dropped": list(report.dropped),
-        "notes": [*info.notes, *plan.notes, *report.notes],
+        "notes": [*info.notes, *plan.notes, *report.notes, *([shifted] if shifted else [])],
     }
     return VideoOutput(path, f".{report.container}", found.frames, extra)

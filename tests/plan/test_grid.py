@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import TargetConfig
-from pipeline.plan.grid import MAX_TIMESCALE, FactorGrid, Grid, RateGrid, frames_before, make_grid
+from pipeline.plan.grid import MAX_TIMESCALE, FactorGrid, Grid, RateGrid, frames_before, make_grid, note
 
 TIME_BASES = st.sampled_from(
     [Fraction(1, 1000), Fraction(1, 240), Fraction(1001, 30000), Fraction(2, 75), Fraction(1, 24), Fraction(1, 90)]
@@ -148,3 +148,12 @@ def test_where_no_timescale_holds_the_origin_steps_stay_exact_and_it_moves_less_
     made = outputs(grid, [5, 500_000])
     assert all(b[0] - a[0] == 1001 for a, b in pairwise(made))
     assert all(abs(tick * grid.time_base - time) <= grid.time_base / 2 for tick, time in made)
+    assert {tick * grid.time_base - time for tick, time in made} == {grid.shift}
+    assert note(grid) == (
+        "all frames are 5 µs early: no time base holds both target.fps=60000/1001 and the first frame's time"
+    )
+
+
+def test_an_exact_grid_has_nothing_to_note() -> None:
+    assert note(RateGrid(Fraction(60000, 1001), Fraction(1, 90000), origin=7)) is None
+    assert note(FactorGrid(2, Fraction(1, 1_000_003))) is None
