@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.support import ROOT, Cluster
+from tests.e2e.support import LIMIT_S, ROOT, Cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs, one after another, take longer on a busy machine than any other test may."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(3 * LIMIT_S))
 
 
 @pytest.fixture(scope="session")
