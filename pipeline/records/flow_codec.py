@@ -1,6 +1,6 @@
 """Dense fields as bytes, under a declared bound of the error. Measured against its rivals: flow_codec_benchmark.py.
 
-    flow [2,H,W] ─► nearest multiple of a power of two ─► difference to the row above ─► pcodec (delta along x)
+    flow [2,H,W] ─► nearest multiple of a power of two ─► difference to the row above ─► pcodec (that along x too)
 
 The step is the largest power of two up to twice the bound, so that decoding is exact in float32 and rounding is the
 only error: at most half a step. Motion that 16 bits of steps cannot hold takes 32 bits, and beyond that the float32
@@ -74,7 +74,7 @@ def encode(field: Floats, max_error_px: Fraction | float = DEFAULT_MAX_ERROR_PX,
     largest = check_flow(field)
     form = _form(math.ldexp(largest, -exponent))
     if form == 2:
-        body = _compressed(field, DeltaSpec.auto())
+        body = _compressed(field)
     else:
         body = _compressed_planes(np.rint(field * np.float32(2.0**-exponent)).astype(_FORMS[form]))
     payload = _pack(_FLOW, form, exponent, field.shape[1:], float(max_error_px), body)
@@ -217,10 +217,10 @@ def _unpack(payload: bytes, kind: int | None) -> tuple[int, int, tuple[int, int]
 
 
 def _compressed_planes(numbers: NDArray[Any]) -> bytes:
-    """Integers [planes,H,W], each less the one above it; pcodec takes the difference along x."""
+    """Integers [planes,H,W], each less the one above it; pcodec takes the difference along x too where it pays."""
     changes = numbers.copy()
     np.subtract(numbers[:, 1:], numbers[:, :-1], out=changes[:, 1:])
-    return _compressed(changes, DeltaSpec.try_consecutive(1))
+    return _compressed(changes)
 
 
 def _decompressed_planes(body: bytes, kind: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
@@ -231,11 +231,11 @@ def _decompressed_planes(body: bytes, kind: Any, shape: tuple[int, int, int]) ->
     return planes
 
 
-def _compressed(numbers: NDArray[Any], delta: DeltaSpec) -> bytes:
+def _compressed(numbers: NDArray[Any]) -> bytes:
     config = ChunkConfig(
         compression_level=8,
         mode_spec=ModeSpec.classic(),
-        delta_spec=delta,
+        delta_spec=DeltaSpec.auto(),  # chosen for each chunk: along x, or none where nothing moves
         paging_spec=PagingSpec.equal_pages_up_to(_CHUNK),
     )
     return bytes(standalone.simple_compress(np.ascontiguousarray(numbers).reshape(-1), config))
