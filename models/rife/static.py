@@ -4,7 +4,8 @@ A flow network smears such edges: 6 px inside an overlay it reaches 26 dB, 12 px
 is equal in both frames would be wrong, though: a small thing that passes between them, over a still background, is
 seen in neither frame at the place where it is half way. There both flows bring the same, other colour; at the edge of
 an overlay they bring two different ones. (Measured over six photographs: overlays 37.9 -> 96 dB; small balls passing
-18.4 to 24.6 dB, with every equal pixel copied 14.4 to 20.8, by this rule within 0.5 dB of the network's. The pixels
+18.4 to 24.6 dB, with every equal pixel copied 14.4 to 20.8, by this rule within 0.5 dB of the network's; on 22 triplets
+of real clips the mean PSNR of a clip changes by 0.02 dB at most. The pixels
 outside an overlay's edge differ between the frames: nothing can be copied there, and they stay as they are.)
 """
 
