@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import S3Env
-from tests.e2e.support import FAST, Cluster, Done, Output, no_traceback, run, upload, write
+from tests.e2e.support import FAST, ROOT, Cluster, Done, Job, Output, no_traceback, run, upload, write
 from tests.media_factory import make_video
 from tests.s3 import SECRET_KEY
 
@@ -72,6 +73,20 @@ def test_weights_that_were_changed_are_refused(source: Path, tmp_path: Path) -> 
     changed.write_bytes(bytes(data[: len(data) // 2]))
     done = run(source, tmp_path / "out", [*FAST[1:], f"model={changed}"])
     _refused(done, "changed.safetensors")
+    assert _nothing(tmp_path / "out")
+
+
+def test_shipped_weights_of_another_digest_are_refused(source: Path, tmp_path: Path) -> None:
+    for name in ("pipeline", "models", "jobs", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=shutil.ignore_patterns("__pycache__", "samples"))
+    weights = tmp_path / "copy" / "models" / "cain_sd" / "cain_compact.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1  # it still loads: only the digest tells
+    weights.write_bytes(bytes(data))
+    script = str(tmp_path / "copy" / "jobs" / "interpolate.py")
+    with Job([script, str(source), str(tmp_path / "out"), "--set", "model=cain-compact"], cwd=tmp_path) as job:
+        done = job.wait()
+    _refused(done, "cain_compact.safetensors", "sha256 is", "declared is")
     assert _nothing(tmp_path / "out")
 
 
