@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,15 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.memfof import halo, stream
-from pipeline.errors import CorruptVideo, UnsupportedVideo, WeightsUnusable
+from models.memfof import Field, FrameFlow, halo, stream
+from pipeline.errors import CorruptVideo, WeightsUnusable
 from pipeline.media.colour import to_rgb
 from pipeline.media.decode import decode_clip
 from pipeline.plan.clips import plan_clips
 from pipeline.records.flow import read_flow_file
 from pipeline.tasks import flow, flow_clip, flow_model
-from pipeline.tasks.flow_preview import LONG_SIDE
-from pipeline.types import VideoInfo
 from tests.media_factory import flat, make_video, scramble
 from tests.tasks.flow_support import cutting, join, probed, process, records, same, task_of, tiny
 
@@ -279,52 +276,6 @@ def test_plain_lists_take_about_what_was_estimated(tiny: str, tmp_path: Path) ->
     assert output.rows == 6
 
 
-# ---- the preview
-
-
-@pytest.mark.parametrize(("size", "panels"), [((96, 64), (96, 128)), ((50, 66), (100, 66)), ((1200, 80), (960, 128))])
-def test_a_preview_shows_each_picture_and_its_flow_at_the_video_s_own_times(
-    tiny: str, tmp_path: Path, size: tuple[int, int], panels: tuple[int, int]
-) -> None:
-    task = task_of(tiny, "preview=true", "clip.frames=3")
-    times = [0, 40, 90, 100, 180]
-    data = make_video(
-        container="matroska", frames=5, size=size, pts=times, time_base=Fraction(1, 1000), options={"crf": "4"}
-    )
-    task.check_node()
-    made = join(task, data, process(task, data, tmp_path), tmp_path)
-    assert [(output.suffix, output.rows, output.result) for output, _ in made] == [
-        (".parquet", 5, True), (".preview.mp4", 5, False)
-    ]  # fmt: skip
-    assert made[1][0].extra["preview_full_colour_px"] > 0
-    with av.open(io.BytesIO(made[1][1])) as container:
-        frames = list(container.decode(video=0))
-    assert [round(1000 * (frame.pts - frames[0].pts) * frame.time_base) for frame in frames] == times
-    pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in frames]
-    assert pictures[0].shape == (panels[1], panels[0], 3)
-    with av.open(io.BytesIO(data)) as container:
-        shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
-    if panels[0] < LONG_SIDE:
-        upper = pictures[2][: size[1], : size[0]]
-        assert np.abs(upper - shown[2]).mean() < 12, "the picture itself is in the first panel"
-    lower = pictures[-1][-4:, -4:]
-    assert np.abs(lower - 128).max() < 12, "grey where there is no next frame"
-
-
-def test_a_preview_works_for_a_single_frame(tiny: str, tmp_path: Path) -> None:
-    task = task_of(tiny, "preview=true")
-    data = make_video(frames=1)
-    made = join(task, data, process(task, data, tmp_path), tmp_path)
-    assert [output.suffix for output, _ in made] == [".parquet", ".preview.mp4"]
-
-
-def test_times_too_fine_for_a_preview_are_refused_before_any_clip(tiny: str) -> None:
-    info = VideoInfo("matroska", 0, "h264", 64, 48, "yuv420p", Fraction(1, 10**10), (0, 4), 4, ())
-    task_of(tiny).check_video(info)
-    with pytest.raises(UnsupportedVideo, match="preview=false"):
-        task_of(tiny, "preview=true").check_video(info)
-
-
 def test_an_error_in_the_model_ends_the_clip_and_its_threads(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,3 +288,43 @@ def test_an_error_in_the_model_ends_the_clip_and_its_threads(
     with pytest.raises(RuntimeError, match="out of memory"):
         process(task_of(tiny), make_video(frames=12), tmp_path)
     assert threading.active_count() == before
+
+
+def test_a_pan_comes_out_with_the_sign_and_the_axes_that_records_declare(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a model that can do nothing but pans, and those exactly: correlation of the frames that it is handed."""
+
+    def pan(one: torch.Tensor, other: torch.Tensor) -> Field:
+        spectra = [torch.fft.fft2(frame.float().mean(0)) for frame in (one, other)]
+        peak = torch.fft.ifft2(spectra[1] * spectra[0].conj()).real
+        height, width = peak.shape
+        y, x = divmod(int(peak.argmax()), width)
+        moved = (x - width * (2 * x > width), y - height * (2 * y > height))
+        flow = torch.tensor(moved, dtype=torch.float32).reshape(2, 1, 1).expand(2, height, width)
+        return Field(flow, torch.ones(height, width), torch.ones(height, width, dtype=torch.bool))
+
+    def exact(_network: Any, given: Any, _iterations: int, *, before: int, **_options: Any) -> Any:
+        frames = list(given)
+        for index in range(before, len(frames)):
+            yield FrameFlow(
+                pan(frames[index], frames[index - 1]) if index else None,
+                pan(frames[index], frames[index + 1]) if index + 1 < len(frames) else None,
+            )
+
+    monkeypatch.setattr(flow_clip, "stream", exact)
+    right, up = 5, 3
+    texture = np.random.default_rng(2).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    data = make_video(
+        "ffv1",
+        "matroska",
+        frames=6,
+        pix_fmt="yuv444p",
+        image=lambda i, w, h: np.roll(texture, (-up * i, right * i), (0, 1)),
+    )
+    found = records(task_of(tiny, "clip.frames=4"), data, tmp_path)
+    assert len(found) == 6
+    for record in found:
+        for field, sign in ((record.flow_forward, 1), (record.flow_backward, -1)):
+            assert field is None or (field == np.array([sign * right, -sign * up]).reshape(2, 1, 1)).all()
+    assert [record.flow_forward is None for record in found] == [False] * 5 + [True]
