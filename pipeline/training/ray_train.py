@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,10 @@ import yaml
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError, MotionmillError, OutputConflict
 from pipeline.run import cluster
-from pipeline.training.clips import load_clips
 from pipeline.training.export import save_weights
-from pipeline.training.loop import Trainer, prefetch
-from pipeline.training.recipe import Recipe
-from pipeline.training.sampling import TripletSampler
+from pipeline.training.flow_recipe import FlowRecipe
+from pipeline.training.kinds import KINDS, AnyRecipe, kind_of
+from pipeline.training.trainer import BaseTrainer, prefetch
 
 RESUMABLE = ("schedule", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
 STATE, HISTORY = "state.pt", "history.jsonl"
@@ -36,20 +36,28 @@ CHECKPOINTS = "checkpoints"
 MAX_FAILURES = 3  # of worker processes, each resumed from the last checkpoint
 
 
-def run(recipe: Recipe, data: Path, output: Path, *, resume: bool = False, cache: Path | None = None) -> dict[str, Any]:
+def run(
+    recipe: AnyRecipe, data: Sequence[Path], output: Path, *, resume: bool = False, cache: Path | None = None
+) -> dict[str, Any]:
     """Train to the end and export. Returns the last measurement with the path and digest of the weights.
 
-    data: a folder of video files; cache: where their decoded frames are kept (OUTPUT/frames if None).
+    data: folders of video files (MEMFOF: of photographs too); cache: where decoded frames are kept (OUTPUT/frames if
+    None).
     """
     output = output.resolve()
     _claim(recipe, output, resume)
     cache = (cache or output / "frames").resolve()
-    clips = load_clips(data, cache, recipe.data.scales, recipe.largest_crop)  # errors show before any worker starts
-    TripletSampler(clips, recipe)
+    kind = kind_of(recipe)
+    kind.sampler(recipe, kind.sources(recipe, data, cache))  # errors show before any worker starts
     cluster.connect(ResourcesConfig(cluster_cpus=recipe.workers + 1))
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "data": str(data.resolve()), "cache": str(cache)},
+        train_loop_config={
+            "network": recipe.network if isinstance(recipe, FlowRecipe) else "cain",
+            "recipe": recipe.model_dump(mode="json"),
+            "data": [str(folder.resolve()) for folder in data],
+            "cache": str(cache),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=recipe.workers,
             use_gpu=recipe.gpus_per_worker > 0,
@@ -68,7 +76,7 @@ def run(recipe: Recipe, data: Path, output: Path, *, resume: bool = False, cache
     return _export(recipe, result.checkpoint, output)
 
 
-def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
+def _claim(recipe: AnyRecipe, output: Path, resume: bool) -> None:
     """Refuse to mix two runs in one folder."""
     kept = output / "recipe.yaml"
     document = recipe.model_dump(mode="json")
@@ -90,13 +98,13 @@ def _claim(recipe: Recipe, output: Path, resume: bool) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     """One process of the run."""
-    recipe = Recipe.model_validate(config["recipe"])
+    kind = KINDS[config["network"]]
+    recipe = kind.recipe.model_validate(config["recipe"])
     torch.set_num_threads(recipe.threads)
     rank = ray.train.get_context().get_world_rank()
-    clips = load_clips(Path(config["data"]), Path(config["cache"]), recipe.data.scales, recipe.largest_crop)
-    sampler = TripletSampler(clips, recipe)
-    held_out = TripletSampler(clips, recipe, held_out=True) if recipe.data.held_out else None
-    trainer = Trainer(recipe, ray.train.torch.get_device())
+    sources = kind.sources(recipe, [Path(folder) for folder in config["data"]], Path(config["cache"]))
+    sampler, held_out = kind.sampler(recipe, sources), kind.held_out(recipe, sources)
+    trainer = kind.trainer(recipe, ray.train.torch.get_device(), sampler)
     history: list[dict[str, float]] = []
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -128,7 +136,9 @@ def _worker(config: dict[str, Any]) -> None:
         losses, skipped, since = [], 0, time.monotonic()
 
 
-def _report(trainer: Trainer, metrics: dict[str, float], history: list[dict[str, float]], rank: int) -> None:
+def _report(
+    trainer: BaseTrainer[Any, Any], metrics: dict[str, float], history: list[dict[str, float]], rank: int
+) -> None:
     """Hand a measurement, and from the first process a checkpoint, to Ray Train."""
     if rank:
         ray.train.report(metrics)
@@ -140,13 +150,14 @@ def _report(trainer: Trainer, metrics: dict[str, float], history: list[dict[str,
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _export(recipe: Recipe, checkpoint: ray.train.Checkpoint, output: Path) -> dict[str, Any]:
-    trainer = Trainer(recipe)
+def _export(recipe: AnyRecipe, checkpoint: ray.train.Checkpoint, output: Path) -> dict[str, Any]:
+    kind = kind_of(recipe)
+    trainer = kind.trainer(recipe, None, None)
     with checkpoint.as_directory() as folder:
         trainer.load_state_dict(torch.load(Path(folder) / STATE, "cpu", weights_only=True))
         shutil.copyfile(Path(folder) / HISTORY, output / HISTORY)
     path = output / "weights.safetensors"
-    metadata = {"network": "models.cain_sd.CAIN", "steps": str(trainer.step_count), "seed": str(recipe.seed)}
+    metadata = {"network": kind.network, "steps": str(trainer.step_count), "seed": str(recipe.seed)}
     digest = save_weights(trainer.result, path, metadata)
     last: dict[str, Any] = json.loads((output / HISTORY).read_text(encoding="utf-8").splitlines()[-1])
     return {**last, "weights": str(path), "sha256": digest}

@@ -1,0 +1,152 @@
+"""What a training run of MEMFOF is: frozen, validated, read from configs/train/memfof_*.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from models.memfof import Sizes
+from pipeline.training.recipe import Fraction01, Positive, Ramp, _Frozen
+
+NonNegative = Annotated[float, Field(ge=0)]
+CELL = 16  # pixels of a crop are a multiple of MEMFOF's stride
+
+
+class FlowModelRecipe(_Frozen):
+    """MEMFOF's sizes; the published network by default."""
+
+    dim: Positive = 512
+    widths: tuple[Positive, Positive, Positive] = (64, 128, 256)
+    blocks: tuple[Positive, Positive, Positive] = (3, 4, 6)
+    refine_blocks: Positive = 2
+    corr_levels: Positive = 4
+    corr_radius: Positive = 4
+    start_calibrated: bool = False
+    """Begin with centred features whose correlations have unit spread, and refinement blocks that count at once."""
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(**self.model_dump(exclude={"start_calibrated"}))
+
+
+class MotionRecipe(_Frozen):
+    """Scenes made on the fly (flow_scene.py). Lengths in px of the crop, angles in radians."""
+
+    reach: Ramp = Ramp(start=40.0, end=40.0)
+    """Largest translation of the background a frame; drawn evenly by its logarithm from 0.2 px."""
+    objects: Annotated[int, Field(ge=0)] = 5
+    """Foreground objects, at most."""
+    object_reach: Annotated[float, Field(gt=0)] = 1.25
+    """An object's own translation at most, over `reach`."""
+    carried: Fraction01 = 0.6
+    """Share of objects that move with the background too."""
+    still: Fraction01 = 0.1
+    """Share of layers that do not move on their own."""
+    turn: NonNegative = 0.25
+    growth: NonNegative = 0.15
+    shear: NonNegative = 0.08
+    """Of a layer, a frame, at most."""
+    bend: NonNegative = 0.2
+    """Change of velocity from one frame to the next, over the velocity, at most."""
+    elastic: Fraction01 = 0.3
+    """Share of layers that bend elastically."""
+    elastic_reach: NonNegative = 10.0
+    textures_by_code: Fraction01 = 0.15
+    """Share of layers with textures made by code."""
+    still_end: Fraction01 = 0.3
+    """Share of triplets whose previous frame (or next) repeats the middle one, as at a shot's ends."""
+    shutter: Fraction01 = 0.1
+    """Share of triplets with motion blur, of half the frame's time at most."""
+    blur: Fraction01 = 0.25
+    """Share of triplets out of focus."""
+    noise: NonNegative = 8.0
+    """Standard deviation of sensor noise at most, grey levels; half of the triplets have none."""
+    jitter: Fraction01 = 0.3
+    """Brightness, contrast, saturation and gamma, at most; of the triplet, and for a fifth of it of each frame."""
+    reuse: Positive = 1
+    """Steps that share their scenes: the first takes them as they are, others mirrored and backwards."""
+    eraser: Fraction01 = 0.1
+    """Share of triplets with mean-coloured rectangles on the first or the last frame."""
+
+
+class FlowStage(_Frozen):
+    """Crops up to a point of the run."""
+
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the run's steps at which the stage ends."""
+    crop: tuple[Positive, Positive] = (480, 960)
+    """Height and width, multiples of 16."""
+    batch: Positive = 8
+    """Triplets a process and step."""
+    iterations: Positive = 4
+
+
+class FlowOptimiser(_Frozen):
+    """AdamW; one cycle, linear up and down."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1.4e-4
+    """At the cycle's top."""
+    betas: tuple[Fraction01, Fraction01] = (0.9, 0.999)
+    weight_decay: NonNegative = 1e-5
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradient norm."""
+
+
+class FlowSchedule(_Frozen):
+    steps: Positive
+    """Optimiser steps in all."""
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the steps on which the rate rises."""
+
+
+class FlowLossRecipe(_Frozen):
+    gamma: Fraction01 = 0.85
+    """Weight of an iteration relative to the next."""
+    upsampled: Literal["all", "last"] = "all"
+    """Predictions compared at full resolution; `last`: earlier ones are compared cell by cell, much cheaper."""
+    matching: Ramp = Ramp(start=0.0, end=0.0)
+    """Weight of the correlations' own loss: the true match's cross-entropy among all cells."""
+    l1: NonNegative = 0.0
+    """Weight of the plain end-point error of the last prediction, a pixel; it counts large errors in full."""
+
+
+class FlowRecipe(_Frozen):
+    network: Literal["memfof"]
+    model: FlowModelRecipe = FlowModelRecipe()
+    data: MotionRecipe = MotionRecipe()
+    loss: FlowLossRecipe = FlowLossRecipe()
+    stages: tuple[FlowStage, ...] = (FlowStage(),)
+    optimiser: FlowOptimiser = FlowOptimiser()
+    schedule: FlowSchedule
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of the averaged weights that are measured and exported; 0 is none."""
+    initial_weights: str | None = None
+    """Name or URI of weights to start from (models/weights.py)."""
+    initial_parts: tuple[str, ...] = ()
+    """Which modules start from them, such as fnet; empty is all."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the device computes in it."""
+    seed: int = 12345
+    workers: Positive = 1
+    """Processes; each takes a batch of its own a step."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
+    threads: Positive = 2
+    """CPU threads of each process."""
+    report_every: Positive = 500
+    """Steps between two measurements, each with a checkpoint."""
+    keep_checkpoints: Positive = 2
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FlowRecipe:
+        ends = [stage.until for stage in self.stages]
+        if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
+            raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
+        crops = [stage.crop for stage in self.stages if any(side % CELL for side in stage.crop)]
+        if crops:
+            raise ValueError(f"crops {crops} have sides that are no multiples of {CELL}, the network's stride")
+        return self
+
+    def stage(self, progress: float) -> FlowStage:
+        return next(stage for stage in self.stages if progress < stage.until or stage.until == 1.0)

@@ -1,0 +1,76 @@
+"""What a recipe trains: which data it reads, and which sampler, trainer and network it makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pipeline.errors import ConfigError
+from pipeline.training.clips import Clip, load_clips
+from pipeline.training.flow_loop import FlowTrainer
+from pipeline.training.flow_recipe import FlowRecipe
+from pipeline.training.flow_sampling import SceneSampler
+from pipeline.training.flow_textures import load_pyramids
+from pipeline.training.loop import Trainer
+from pipeline.training.recipe import Recipe
+from pipeline.training.sampling import TripletSampler
+from pipeline.training.trainer import BaseTrainer, Sampler
+
+AnyRecipe = Recipe | FlowRecipe
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`sources` reads folders (and may keep decoded frames in a cache); the others take what it returned."""
+
+    recipe: type[Recipe] | type[FlowRecipe]
+    network: str  # of the exported weights, as models/weights.py names it
+    sources: Callable[[Any, Sequence[Path], Path], Any]
+    sampler: Callable[[Any, Any], Sampler[Any]]
+    held_out: Callable[[Any, Any], Sampler[Any] | None]
+    trainer: Callable[[Any, torch.device | None, Sampler[Any] | None], BaseTrainer[Any, Any]]
+
+
+def _clips(recipe: Recipe, folders: Sequence[Path], cache: Path) -> list[Clip]:
+    return [clip for one in folders for clip in load_clips(one, cache, recipe.data.scales, recipe.largest_crop)]
+
+
+KINDS = {
+    "cain": Kind(
+        recipe=Recipe,
+        network="models.cain_sd.CAIN",
+        sources=_clips,
+        sampler=lambda recipe, clips: TripletSampler(clips, recipe),
+        held_out=lambda recipe, clips: TripletSampler(clips, recipe, held_out=True) if recipe.data.held_out else None,
+        trainer=lambda recipe, device, sampler: Trainer(recipe, device),
+    ),
+    "memfof": Kind(
+        recipe=FlowRecipe,
+        network="models.memfof.MEMFOF",
+        sources=lambda recipe, folders, cache: load_pyramids(folders),
+        sampler=lambda recipe, pictures: SceneSampler(pictures, recipe),
+        held_out=lambda recipe, pictures: SceneSampler(pictures, recipe, held_out=True),
+        trainer=lambda recipe, device, sampler: FlowTrainer(recipe, device, sampler),
+    ),
+}
+
+
+def kind_of(recipe: AnyRecipe) -> Kind:
+    return KINDS[recipe.network if isinstance(recipe, FlowRecipe) else "cain"]
+
+
+def recipe_type(path: Path) -> type[Recipe] | type[FlowRecipe]:
+    """By the file's key `network`; CAIN's where it has none. Raises ConfigError for a network unknown here."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return Recipe  # reading it again says what is wrong
+    name = document.get("network", "cain") if isinstance(document, dict) else "cain"
+    if name not in KINDS:
+        raise ConfigError(f"{path}: network is {name!r}; known here: {', '.join(sorted(KINDS))}")
+    return KINDS[name].recipe
