@@ -31,7 +31,7 @@ def assert_tensors(loaded: weights.Weights) -> None:
 
 
 def test_every_table_line_that_ships_is_there_with_its_digest_and_loads() -> None:
-    shipped = {name: entry for name, entry in weights.TABLE.items() if entry.source}
+    shipped = {name: entry for name, entry in weights.TABLE.items() if entry.source and "://" not in entry.source}
     assert "cain-compact" in shipped
     for name, entry in shipped.items():
         data = (weights.HERE / str(entry.source)).read_bytes()
