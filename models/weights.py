@@ -60,10 +60,10 @@ TABLE: dict[str, Entry] = {
     "cain-compact": Entry(
         network="models.cain_sd.CAIN",
         source="cain_sd/cain_compact.safetensors",
-        sha256="3aa19996e7540f95ce61b3077d9c57d10b61521381e3c4db6b0bf3f8716eac96",
+        sha256="00819090bbfc5484b2bad3a17a9ac369a76a228a150b97b728796cfd1ff37e23",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD.md",
-        size=500256,
-        note="our own, by configs/train/cain_compact.yaml",
+        size=500184,
+        note="our own, by configs/train/cain_compact.yaml, then cain_compact_longer.yaml",
     ),
     "cain": Entry(
         network="models.cain_sd.CAIN",
