@@ -79,7 +79,9 @@ def check_settled(output: Output) -> None:
 
 
 def content(output: Output) -> dict[str, str]:
-    return {path: hashlib.sha256(output.files[path]).hexdigest() for path in output.below("flow/")}
+    """Digests of records; previews only count: x264 need not give the same bytes for the same pictures."""
+    digests = {path: hashlib.sha256(output.files[path]).hexdigest() for path in output.below("flow/")}
+    return {path: "a preview" if path.endswith(".mp4") else digest for path, digest in digests.items()}
 
 
 @pytest.fixture(scope="module")
