@@ -1,4 +1,4 @@
-"""The recognition job's own sections of the configuration; `pipeline/config.py` has what every job shares."""
+"""The configuration of jobs/recognize.py; `pipeline/config.py` has what every job shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Rational, Section
+from pipeline.config import CutsConfig, Rational, RunConfig, Section
+from pipeline.config_flow import FilesConfig, LimitsConfig
 
 
 class KeyFramesConfig(Section):
@@ -55,3 +56,52 @@ class KeyFramesConfig(Section):
     def window_frames(self) -> int:
         """`window`, for the fixed schedule rounded up to whole intervals, so that each begins with a key frame."""
         return self.window if self.schedule == "lookahead" else -(-self.window // self.interval) * self.interval
+
+
+class MemfofConfig(Section):
+    """Where `flow: memfof` carries the features."""
+
+    model: str = "memfof-compact"
+    """A name of the weights table (models/weights.py), or a path or URI of MEMFOF weights."""
+    iterations: int = Field(8, ge=0, le=64)
+    """Refinements of each flow."""
+
+
+class RecognizeConfig(RunConfig):
+    """jobs/recognize.py"""
+
+    model: str = "dff-camvid"
+    """A name of the weights table, a path or URI of weights of segmentation or detection, or, for a network of one's
+    own, `python:package.module:function`, which returns a models.dff.bundle.Bundle."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, in order, where the weights do not say them or others are wanted."""
+    flow: Literal["dff", "memfof"] = "dff"
+    """What carries features from key frames: the model's own flow network, or MEMFOF, which is slower and has no scale
+    field, but needs no training with the features."""
+    memfof: MemfofConfig = MemfofConfig()
+    key_frames: KeyFramesConfig = KeyFramesConfig()
+    short_side: int | Literal["auto"] = "auto"
+    """px that a frame's short side is brought to before the networks; 0: as it is; auto: as the weights say."""
+    long_side: int | Literal["auto"] = "auto"
+    """px that its long side may have then; 0: any; auto: as the weights say."""
+    argmax: Literal["exact", "reduced"] = "exact"
+    """Segmentation. exact: a class for each pixel; reduced: one for each 4x4, faster, outlines up to 2 px off."""
+    labels: Literal["rle", "png", "zstd"] = "rle"
+    """Segmentation: how label maps are stored: COCO run-length strings by class, or whole, as PNG or zstd."""
+    min_score: float = Field(0.05, ge=0, le=1)
+    """Detection: objects with a lower score are not stored."""
+    cuts: CutsConfig = CutsConfig()
+    files: FilesConfig = FilesConfig()
+    preview: bool = False
+    """Also write a video of each input with what was recognised drawn over it."""
+    limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _sides(self) -> RecognizeConfig:
+        for key in ("short_side", "long_side"):
+            side = getattr(self, key)
+            if side != "auto" and side != 0 and side < 32:
+                raise ValueError(f"{key}={side}: at least 32 px, 0 (any), or auto")
+        if self.classes is not None and (not self.classes or len({*self.classes}) < len(self.classes)):
+            raise ValueError(f"classes={list(self.classes)}: at least one, of different names")
+        return self

@@ -133,8 +133,8 @@ def enlarged(labels: Labels, height: int, width: int) -> Labels:
     return np.ascontiguousarray(labels[rows[:, None], columns])
 
 
-def carried_columns(carried: Carried, pts: Sequence[int]) -> dict[str, Any]:
-    """The part of a row that says where its features came from. `pts`: of all frames of the video."""
+def carried_columns(carried: Carried, pts: Sequence[int] | Mapping[int, int]) -> dict[str, Any]:
+    """The part of a row that says where its features came from. `pts`: by frame of the video."""
     return {
         "is_key": carried.is_key,
         "promoted": carried.promoted,

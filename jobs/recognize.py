@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Recognition in every frame (segmentation, detection) by Deep Feature Flow, as records in Parquet.
+
+python jobs/recognize.py INPUT OUTPUT [--config FILE] [--set dotted.key=value]...
+ray job submit --working-dir . -- python jobs/recognize.py s3://in/clips s3://out/found --set key_frames.budget=1/5
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside a checkout, without being installed
+
+import typer
+
+from jobs import common
+
+
+def main(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help=common.INPUT_HELP)],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help=common.OUTPUT_HELP)],
+    config: Annotated[Path | None, typer.Option(help="YAML file; configs/recognize.yaml lists every key.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the file.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
+    retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined videos again.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Delete another run in OUTPUT first.")] = False,
+) -> None:
+    """Annotates each video of INPUT into OUTPUT. Exit codes: 0 done, 3 some input quarantined, 2 usage, 1 failed."""
+    from pipeline.config_recognize import RecognizeConfig
+    from pipeline.tasks.recognize import RecognizeTask
+
+    common.execute(
+        lambda: RecognizeTask(common.load(RecognizeConfig, config, set_)),
+        source, output, plan=plan, retry_quarantined=retry_quarantined, overwrite=overwrite,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
