@@ -3,6 +3,7 @@
 
 python jobs/evaluate.py interpolate CLIPS [--weights cain-compact] [--json FILE]
 python jobs/evaluate.py flow PRED GT [--layout auto] [--json FILE]
+python jobs/evaluate.py recognize OUTPUT --reference OUTPUT | --labels FOLDER | --boxes FILE [--json FILE]
 """
 
 from __future__ import annotations
@@ -73,6 +74,41 @@ def flow(
         print(evaluation.table(rows))
         if json_ is not None:
             evaluation.write_json(json_, rows, pred)
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def recognize(
+    output: Annotated[str, typer.Argument(help="An output of jobs/recognize.py.")],
+    reference: Annotated[
+        str | None, typer.Option(help="An output of the same videos to agree with, made with key_frames.budget=1.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of label maps: VIDEO/000000.png, …")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="COCO file of boxes; its images are VIDEO/000000.…")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """mIoU of segmentation, mAP of detection: against the truth, or against the network run on every frame."""
+    from pipeline.errors import UsageError
+    from pipeline.evaluation import recognition as evaluation
+    from pipeline.records import read_recognition
+    from pipeline.run import driver
+
+    def job() -> int:
+        found = read_recognition(output)
+        if sum(choice is not None for choice in (reference, labels, boxes)) != 1:
+            raise UsageError("give exactly one of --reference, --labels and --boxes")
+        if reference is not None:
+            scores = evaluation.against_run(found, read_recognition(reference))
+        elif labels is not None:
+            scores = evaluation.against_labels(found, labels)
+        else:
+            assert boxes is not None
+            scores = evaluation.against_boxes(found, boxes)
+        print(evaluation.table(scores))
+        if json_ is not None:
+            evaluation.write_json(json_, scores)
         return 0
 
     sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))

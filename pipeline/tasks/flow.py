@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from pipeline import __version__
 from pipeline.config import fingerprint_keys
 from pipeline.config_flow import FlowConfig
 from pipeline.records import flow_writer
 from pipeline.records.flow_scale import stored_size
 from pipeline.tasks.base import ClipPart, Grouping, VideoOutput
+from pipeline.tasks.record_files import fetched, only, outputs
 from pipeline.types import VideoInfo, VideoRef
 
 if TYPE_CHECKING:
@@ -141,7 +139,7 @@ class FlowTask:
     def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
         files = self.config.files
         (made,) = flow_writer.concatenate(
-            (_only(part, video_id) for part, video_id in parts),
+            (only(part, video_id) for part, video_id in parts),
             path,
             row_group_rows=files.row_group_rows,
             row_group_bytes=files.row_group_bytes,
@@ -173,20 +171,13 @@ def _joined(
     }
     kept: list[Path] = []
     made = flow_writer.concatenate(
-        _fetched(parts, kept if task.config.preview and whole else None),
+        fetched(parts, kept if task.config.preview and whole else None),
         scratch / "joined.parquet",
         row_group_rows=files.row_group_rows,
         row_group_bytes=files.row_group_bytes,
         file_bytes=files.file_bytes if whole else None,
     )
-    waiting = next(made)
-    number = 0
-    # One file behind, to know whether the first is the only one.
-    for following in made:
-        yield VideoOutput(waiting.path, f".part-{number:05d}.parquet", waiting.rows, extra)
-        waiting, number = following, number + 1
-    suffix = f".part-{number:05d}.parquet" if number else ".parquet"
-    yield VideoOutput(waiting.path, suffix, waiting.rows, extra, may_share=not number)
+    yield from outputs(made, extra)
     if kept:
         from pipeline.tasks.flow_preview import write_preview
 
@@ -195,37 +186,6 @@ def _joined(
         yield VideoOutput(path, ".preview.mp4", frames, {"preview_full_colour_px": round(full_px, 3)}, result=False)
 
 
-def _fetched(parts: Sequence[ClipPart], kept: list[Path] | None) -> Iterator[Path]:
-    """The parts' files in turn; deleted when they have been read, unless they are to be `kept`."""
-    for part in parts:
-        path = part.fetch()
-        yield path
-        if kept is None:
-            path.unlink()
-        else:
-            kept.append(path)
-
-
 def _remarks(parts: Sequence[ClipPart]) -> list[str]:
     count = sum(part.extra.get("not_finite_px", 0) for part in parts)
     return [f"{count} flow vectors were not finite: stored as zero, and as invalid"] if count else []
-
-
-def _only(path: Path, video_id: str) -> Path:
-    """The file, or one beside it with that video's rows alone where it has others' too."""
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        ids = {name for group in range(file.num_row_groups) for name in _ids(file, group)}
-        if ids == {video_id}:
-            return path
-        chosen = path.with_suffix(".only.parquet")
-        with pq.ParquetWriter(chosen, schema) as out:
-            for group in range(file.num_row_groups):
-                if video_id in _ids(file, group):
-                    table = file.read_row_group(group)
-                    out.write_table(table.filter(pc.equal(table["video_id"], video_id)))
-    return chosen
-
-
-def _ids(file: pq.ParquetFile, group: int) -> set[str]:
-    return set(file.read_row_group(group, ["video_id"])["video_id"].to_pylist())
