@@ -56,7 +56,7 @@ class SegHead(nn.Module):
         """uint8 [N,H,W]. `exact`: the argmax of the upsampled scores. `reduced`: in the middle of each step x step
         pixels, repeated over them; outlines move by up to step / 2 px."""
         with full_precision(features):  # of bf16 scores, too many are equal
-            scores = self.score(features.float())
+            scores: Tensor = self(features.float())
         grid = self.grid(scores, size)
         return exact_labels(scores, grid) if mode == "exact" else reduced_labels(scores, grid, step)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -19,16 +19,19 @@ from pipeline.training.flow_textures import load_pyramids
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
 from pipeline.training.sampling import TripletSampler
+from pipeline.training.segmentation_loop import SegmentationTrainer
+from pipeline.training.segmentation_recipe import SegmentationRecipe
+from pipeline.training.segmentation_sampling import PairSampler, load_labelled
 from pipeline.training.trainer import BaseTrainer, Sampler
 
-AnyRecipe = Recipe | FlowRecipe
+AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe
 
 
 @dataclass(frozen=True)
 class Kind:
     """`sources` reads folders (and may keep decoded frames in a cache); the others take what it returned."""
 
-    recipe: type[Recipe] | type[FlowRecipe]
+    recipe: type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe]
     network: str  # of the exported weights, as models/weights.py names it
     sources: Callable[[Any, Sequence[Path], Path], Any]
     sampler: Callable[[Any, Any], Sampler[Any]]
@@ -38,6 +41,12 @@ class Kind:
 
 def _clips(recipe: Recipe, folders: Sequence[Path], cache: Path) -> list[Clip]:
     return [clip for one in folders for clip in load_clips(one, cache, recipe.data.scales, recipe.largest_crop)]
+
+
+def _segmentation(
+    recipe: SegmentationRecipe, device: torch.device | None, sampler: Sampler[Any] | None
+) -> SegmentationTrainer:
+    return SegmentationTrainer(recipe, device, cast("PairSampler | None", sampler))
 
 
 KINDS = {
@@ -57,14 +66,29 @@ KINDS = {
         held_out=lambda recipe, pictures: SceneSampler(pictures, recipe, held_out=True),
         trainer=lambda recipe, device, sampler: FlowTrainer(recipe, device, sampler),
     ),
+    "dff": Kind(
+        recipe=SegmentationRecipe,
+        network="models.dff.bundle.unpack",
+        sources=lambda recipe, folders, cache: load_labelled(folders),
+        sampler=lambda recipe, pictures: PairSampler(pictures, recipe),
+        held_out=lambda recipe, pictures: None,
+        trainer=lambda recipe, device, sampler: SegmentationTrainer(
+            recipe, device, cast("PairSampler | None", sampler)
+        ),
+    ),
 }
 
 
+def network_of(recipe: AnyRecipe) -> str:
+    """The key in KINDS."""
+    return "cain" if isinstance(recipe, Recipe) else recipe.network
+
+
 def kind_of(recipe: AnyRecipe) -> Kind:
-    return KINDS[recipe.network if isinstance(recipe, FlowRecipe) else "cain"]
+    return KINDS[network_of(recipe)]
 
 
-def recipe_type(path: Path) -> type[Recipe] | type[FlowRecipe]:
+def recipe_type(path: Path) -> type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe]:
     """By the file's key `network`; CAIN's where it has none. Raises ConfigError for a network unknown here."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

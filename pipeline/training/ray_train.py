@@ -26,8 +26,7 @@ from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError, MotionmillError, OutputConflict
 from pipeline.run import cluster
 from pipeline.training.export import save_weights
-from pipeline.training.flow_recipe import FlowRecipe
-from pipeline.training.kinds import KINDS, AnyRecipe, kind_of
+from pipeline.training.kinds import KINDS, AnyRecipe, kind_of, network_of
 from pipeline.training.trainer import BaseTrainer, prefetch
 
 RESUMABLE = ("schedule", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
@@ -53,7 +52,7 @@ def run(
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
-            "network": recipe.network if isinstance(recipe, FlowRecipe) else "cain",
+            "network": network_of(recipe),
             "recipe": recipe.model_dump(mode="json"),
             "data": [str(folder.resolve()) for folder in data],
             "cache": str(cache),
@@ -158,6 +157,7 @@ def _export(recipe: AnyRecipe, checkpoint: ray.train.Checkpoint, output: Path) -
         shutil.copyfile(Path(folder) / HISTORY, output / HISTORY)
     path = output / "weights.safetensors"
     metadata = {"network": kind.network, "steps": str(trainer.step_count), "seed": str(recipe.seed)}
+    metadata |= getattr(trainer.result, "metadata", dict)()  # what the tensors alone do not say
     digest = save_weights(trainer.result, path, metadata)
     last: dict[str, Any] = json.loads((output / HISTORY).read_text(encoding="utf-8").splitlines()[-1])
     return {**last, "weights": str(path), "sha256": digest}
