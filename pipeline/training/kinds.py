@@ -72,9 +72,7 @@ KINDS = {
         sources=lambda recipe, folders, cache: load_labelled(folders),
         sampler=lambda recipe, pictures: PairSampler(pictures, recipe),
         held_out=lambda recipe, pictures: None,
-        trainer=lambda recipe, device, sampler: SegmentationTrainer(
-            recipe, device, cast("PairSampler | None", sampler)
-        ),
+        trainer=_segmentation,
     ),
 }
 
