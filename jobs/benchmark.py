@@ -2,6 +2,8 @@
 """Speed, measured and not asserted: ours, the plain way and the bound, side by side from one run.
 
 python jobs/benchmark.py interpolate [VIDEO] [--set dotted.key=value]... [--memory]
+python jobs/benchmark.py flow [VIDEO] [--size 960x540] [--model NAME|PATH|random-full] [--set dotted.key=value]...
+python jobs/benchmark.py codecs FILE...
 """
 
 from __future__ import annotations
@@ -45,6 +47,47 @@ def interpolate(
         print(results[0].text())
     if output is not None:
         output.write_text(bench.as_json(results))
+
+
+@app.command()
+def flow(
+    video: Annotated[Path, typer.Argument(help="A local video.")] = SAMPLE,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT that the video is scaled to; empty: as it is.")] = "960x540",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Weights, by default the job's; random-full: the published sizes, random numbers."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, as for the job.")] = None,
+    frames: Annotated[int, typer.Option(min=3, help="Frames of each of the job's clips, two clips a core.")] = 24,
+    rounds: Annotated[int, typer.Option(min=1, help="Frames that both bare loops compute, in turns.")] = 8,
+    job: Annotated[bool, typer.Option(help="Measure the whole job too.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON here.")] = None,
+) -> None:
+    """Upstream's way of evaluating, our streaming and the whole job: frames a second, arithmetic and peak memory."""
+    from pipeline import benchmark, benchmark_flow
+    from pipeline.run import driver
+
+    def measure() -> int:
+        result = benchmark_flow.speed(
+            str(video), model, set_ or [],
+            size=benchmark_flow.size_of(size), frames=frames, rounds=rounds, with_job=job,
+        )  # fmt: skip
+        print(result.text())
+        if output is not None:
+            output.write_text(benchmark.as_json([result]))
+        return 0
+
+    sys.exit(driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def codecs(
+    files: Annotated[list[str], typer.Argument(help="Flow records (best of codec none), .flo, KITTI PNG or .flo5.")],
+) -> None:
+    """Our flow codec against its rivals on the files' fields: size, error and speed of one core."""
+    from pipeline.records import flow_codec_benchmark
+
+    print(flow_codec_benchmark.table(flow_codec_benchmark.measure_codecs(flow_codec_benchmark.fields_of(files))))
 
 
 if __name__ == "__main__":
