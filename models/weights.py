@@ -128,6 +128,14 @@ TABLE: dict[str, Entry] = {
         note="rfcn_dff_flownet_vid-0000.params, linked from the README of "
         "https://github.com/msracver/Deep-Feature-Flow; save its arrays as safetensors under their own names first",
     ),
+    "dff-camvid": Entry(
+        network="models.dff.bundle.unpack",
+        source="dff/dff_camvid.safetensors",
+        sha256="bf455bf8b48640b47133712b921dbd36de0f4a80c1f57cfe2aa1bdf7df110e1a",
+        licence="non-commercial: trained on CamVid, from Apache-2.0 features; see dff/CARD.md",
+        size=19674284,
+        note="our own, by configs/train/dff_camvid.yaml",
+    ),
     "resnet50v2-c4": Entry(
         network="models.dff.ResNetV2",
         source=None,

@@ -33,7 +33,7 @@ class SegmentationNetwork(nn.Module):
     def __init__(self, recipe: SegmentationRecipe) -> None:
         super().__init__()
         sizes = recipe.model
-        self.classes = recipe.classes
+        self.classes, self.sides = recipe.classes, (recipe.short_side, recipe.long_side)
         self.features = ResNetV2(sizes.width)
         channels, count = self.features.channels, len(recipe.classes)
         self.head = (
@@ -56,7 +56,8 @@ class SegmentationNetwork(nn.Module):
         return scores[: len(features)], scores[len(features) :], flows
 
     def bundle(self) -> Bundle:
-        return Bundle(DeepFeatureFlow(PaperNetwork(self.features, self.head), self.flow), "segmentation", self.classes)
+        model = DeepFeatureFlow(PaperNetwork(self.features, self.head), self.flow)
+        return Bundle(model, "segmentation", self.classes, *self.sides)
 
     def to_reference(self) -> dict[str, Tensor]:
         return pack(self.bundle())[0]

@@ -95,6 +95,10 @@ class SegmentationRecipe(_Frozen):
     network: Literal["dff"]
     classes: tuple[str, ...]
     """Names, in the order of the labels' values; the value after the last one, and all others, is ignored."""
+    short_side: Positive | None = None
+    """px that users of the model bring a frame's short side to; None: frames stay as they are."""
+    long_side: Positive | None = None
+    """px that its long side may then have."""
     model: SegmentationModelRecipe = SegmentationModelRecipe()
     data: CameraRecipe = CameraRecipe()
     loss: SegmentationLossRecipe = SegmentationLossRecipe()
