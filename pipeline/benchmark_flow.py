@@ -83,6 +83,8 @@ class FlowSpeed:
     ours: float
     time_share: float
     """Ours of upstream's time: the median over the rounds, each of which measures both."""
+    cpu_share: float
+    """Likewise of its processor time: the one to look at where the machine was busy."""
     difference_px: float
     """Largest difference between the two's flows."""
     upstream_macs: int
@@ -107,7 +109,8 @@ class FlowSpeed:
             line("upstream's way", self.upstream, self.upstream_macs, self.upstream_rss, ""),
             line(
                 "ours, the bare model", self.ours, self.ours_macs, self.ours_rss,
-                f"{self.time_share:.2f} of upstream's time; flows differ by {self.difference_px:.1g} px at most",
+                f"{self.time_share:.2f} of upstream's time ({self.cpu_share:.2f} of its processor time); "
+                f"flows differ by {self.difference_px:.1g} px at most",
             ),
         ]  # fmt: skip
         if (job := self.job) is not None:
@@ -171,6 +174,7 @@ def speed(
             upstream=processes / statistics.median(turn.upstream_s for turn in measured),
             ours=processes / statistics.median(turn.ours_s for turn in measured),
             time_share=statistics.median(turn.ours_s / turn.upstream_s for turn in measured),
+            cpu_share=statistics.median(turn.cpu_share for turn in measured),
             difference_px=max(turn.difference_px for turn in measured),
             upstream_macs=macs,
             ours_macs=flow_model.macs(config.model, height, width, config.iterations)[1],

@@ -64,6 +64,8 @@ class Turn:
 
     upstream_s: float
     ours_s: float
+    cpu_share: float
+    """Ours of upstream's processor time, which other programs on the machine hardly change."""
     difference_px: float
 
 
@@ -124,17 +126,17 @@ def _taken(bare: _Bare, rounds: int) -> list[Turn]:
     for _ in range(rounds):
         triplet = next(triplets)
         _BARRIER.wait(PATIENCE_S)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         theirs = bare.upstream(triplet)
-        upstream_s = time.perf_counter() - began
+        upstream_s, upstream_cpu_s = time.perf_counter() - began, time.process_time() - used
         _BARRIER.wait(PATIENCE_S)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         one = next(ours)
-        ours_s = time.perf_counter() - began
+        ours_s, ours_cpu_s = time.perf_counter() - began, time.process_time() - used
         assert one.backward is not None
         assert one.forward is not None
         flow = torch.stack([one.backward.flow, one.forward.flow])
-        turns.append(Turn(upstream_s, ours_s, float((flow - theirs).abs().max())))
+        turns.append(Turn(upstream_s, ours_s, ours_cpu_s / upstream_cpu_s, float((flow - theirs).abs().max())))
     return turns
 
 

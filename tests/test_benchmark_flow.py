@@ -24,8 +24,8 @@ from tests.models.memfof_weights import compact
 SAMPLE = Path(__file__).parents[1] / "jobs" / "samples" / "bigbuckbunny.mp4"
 MEASURED = FlowSpeed(
     video="a.mp4", width=960, height=540, model="m", iterations=8, precision="fp32", processes=2, threads=1, cores=2,
-    rounds=8, load=0.1, upstream=0.5, ours=1.0, time_share=0.5, difference_px=2e-4, upstream_macs=1351 * 10**9,
-    ours_macs=900 * 10**9, loaded_rss=2**28, upstream_rss=2**31, ours_rss=2**30, job=None,
+    rounds=8, load=0.1, upstream=0.5, ours=1.0, time_share=0.5, cpu_share=0.4, difference_px=2e-4,
+    upstream_macs=1351 * 10**9, ours_macs=900 * 10**9, loaded_rss=2**28, upstream_rss=2**31, ours_rss=2**30, job=None,
 )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_both_ways_compute_the_same_frames_in_turn(plan: Plan, monkeypatch: pyte
     monkeypatch.setattr(benchmark_flow_loops, "_BARRIER", _Alone())
     turns = benchmark_flow_loops._turns(plan, 3)
     assert len(turns) == 3
-    assert all(turn.upstream_s > 0 and turn.ours_s > 0 for turn in turns)
+    assert all(turn.upstream_s > 0 and turn.ours_s > 0 and turn.cpu_share > 0 for turn in turns)
     assert max(turn.difference_px for turn in turns) < 2e-3, "of different frames they would differ by pixels"
 
 
@@ -130,7 +130,8 @@ def test_the_report_sets_rates_shares_arithmetic_and_memory_side_by_side() -> No
     text = replace(MEASURED, job=job).text()
     _, _, upstream, ours, whole, start_up, *_ = text.splitlines()
     assert upstream.split()[-3:] == ["0.5000", "1351.0", "2048"]
-    assert "1.0000    900.0     1024   0.50 of upstream's time; flows differ by 0.0002 px at most" in ours
+    assert ours.split()[4:7] == ["1.0000", "900.0", "1024"]
+    assert "0.50 of upstream's time (0.40 of its processor time); flows differ by 0.0002 px at most" in ours
     assert whole.split()[2:] == ["0.9700", "1536", "0.97", "of", "the", "bare", "model"]
     assert "0.5000" in start_up
     assert "the job" not in MEASURED.text()
