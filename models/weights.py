@@ -89,11 +89,11 @@ TABLE: dict[str, Entry] = {
     "memfof-compact": Entry(
         network="models.memfof.MEMFOF",
         source="memfof/memfof_compact.safetensors",
-        sha256="ac10126b4e0c5be9cecb9ab9996497552dd11ec132cc58507bbbc68c293afd2c",
+        sha256="7ad5c5ccf4a4a8edf7c2942f0c7df1cf8b25663ceb46183c10e82fe80b853c56",
         licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain pictures, "
         "attributed in memfof/CARD.md",
         size=3218330,
-        note="our own, by configs/train/memfof_compact_features.yaml and memfof_compact.yaml",
+        note="our own, by configs/train/memfof_compact{_features,,_finish}.yaml in that order",
     ),
     **{
         name: Entry(

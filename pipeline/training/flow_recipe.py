@@ -10,7 +10,6 @@ from models.memfof import Sizes
 from pipeline.training.recipe import Fraction01, Positive, Ramp, _Frozen
 
 NonNegative = Annotated[float, Field(ge=0)]
-CELL = 16  # pixels of a crop are a multiple of MEMFOF's stride
 
 
 class FlowModelRecipe(_Frozen):
@@ -76,7 +75,7 @@ class FlowStage(_Frozen):
     until: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the run's steps at which the stage ends."""
     crop: tuple[Positive, Positive] = (480, 960)
-    """Height and width, multiples of 16."""
+    """Height and width; the network pads what is no multiple of 16."""
     batch: Positive = 8
     """Triplets a process and step."""
     iterations: Positive = 4
@@ -143,9 +142,6 @@ class FlowRecipe(_Frozen):
         ends = [stage.until for stage in self.stages]
         if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
             raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
-        crops = [stage.crop for stage in self.stages if any(side % CELL for side in stage.crop)]
-        if crops:
-            raise ValueError(f"crops {crops} have sides that are no multiples of {CELL}, the network's stride")
         return self
 
     def stage(self, progress: float) -> FlowStage:

@@ -5,6 +5,7 @@ A batch is a pure function of (seed, step, rank): a resumed run sees exactly the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ from pipeline.training.flow_textures import Pyramid
 
 SHAPES = 256
 HELD_OUT = 1 << 32  # added to the seed: scenes that training never sees
+
+
+@functools.lru_cache(maxsize=4)
+def shape_bank(seed: int) -> Tensor:
+    """The outlines that a sampler chooses from; drawn once a process, as they take a second."""
+    return draw_shapes(np.random.default_rng(seed), SHAPES)
 
 
 class FlowBatch(NamedTuple):
@@ -38,7 +45,7 @@ class SceneSampler:
         self._pictures, self._recipe = pictures, recipe
         self._seed = recipe.seed + (HELD_OUT if held_out else 0)
         self._last: tuple[tuple[int, int], FlowBatch] | None = None
-        self._shapes = draw_shapes(np.random.default_rng(self._seed), SHAPES)
+        self._shapes = shape_bank(self._seed)
 
     def batch(self, step: int, rank: int = 0) -> FlowBatch:
         """The batch of one process at one optimiser step."""
