@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train CAIN on folders of clips, or MEMFOF on scenes made of photographs and clips, as the recipe says.
+"""Train CAIN on clips, MEMFOF on scenes made of photographs and clips, or Deep Feature Flow on labelled pictures.
 
 python jobs/train.py --config configs/train/cain_compact.yaml --data CLIPS --output FOLDER [--set key=value] [--resume]
 """
@@ -17,7 +17,7 @@ import typer
 
 def main(
     config: Annotated[Path, typer.Option(help="A recipe: configs/train/*.yaml.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of videos (MEMFOF: photographs too); may be repeated.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos, photographs or labelled pictures; may be repeated.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, history and weights.safetensors.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT's last checkpoint.")] = False,
