@@ -144,5 +144,6 @@ def test_full_size_random_weights_are_a_models_setting(tmp_path: Path, monkeypat
     (setting,) = benchmark_flow._model_setting("random-full", tmp_path)
     network, _ = flow_model.load_network(setting.removeprefix("model="))
     assert isinstance(network, MEMFOF)
+    assert torch.equal(network.flow_head[2].weight, compact().flow_head[2].weight / 100)
     assert benchmark_flow._model_setting("memfof-compact", tmp_path) == ["model=memfof-compact"]
     assert benchmark_flow._model_setting(None, tmp_path) == []
