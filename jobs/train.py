@@ -17,7 +17,7 @@ import typer
 
 def main(
     config: Annotated[Path, typer.Option(help="A recipe: configs/train/*.yaml.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of videos or pictures, as the recipe needs; may be repeated.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos or pictures, as the recipe needs; repeatable.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, history and weights.safetensors.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT's last checkpoint.")] = False,
