@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 ROW_BYTES = 300
 """Of everything in a row but labels and boxes."""
-BYTES_PER_PIXEL = {"rle": 0.012, "png": 0.02, "zstd": 0.015}
-"""Of a label map of street scenes: an estimate."""
+BYTES_PER_PIXEL = {"rle": 0.02, "png": 0.02, "zstd": 0.02}
+"""Of a label map: an estimate from the sample clips."""
 DETECTION_BYTES = 40 * 30
 """Of a frame's objects: an estimate."""
 
