@@ -19,7 +19,6 @@ from pipeline.run import cluster
 from pipeline.run.worker import RunContext, upload
 from pipeline.storage import redact
 
-
 Execute = Callable[[RunContext, Sequence[Group]], None]
 """Makes the files of announced groups, in any order."""
 
