@@ -25,7 +25,7 @@ from tests.training.test_flow_scenes import PICTURES
 from tests.training.test_training import states_equal
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
-# Not fewer than 16: with 8 channels, channels_last and fp32, torch 2.13 damages its heap in a convolution's backward on CPUs.
+# Not fewer than 16: 8 channels, channels_last and fp32 make torch 2.13 damage its heap in a CPU convolution's backward.
 SMALL = {"dim": 56, "widths": (16, 16, 32), "blocks": (1, 1, 1), "refine_blocks": 1, "start_calibrated": True}
 NO_PADDING = (0, 0, 0, 0)
 
