@@ -27,7 +27,7 @@ from pipeline.tasks.interpolate import InterpolateTask
 
 @dataclass(frozen=True)
 class FakeGpuTask(InterpolateTask):
-    notes: str = ""
+    seen: str = ""
     actors: int = 1
 
     def load(self, device: str, threads: int) -> Any:
@@ -40,13 +40,13 @@ class FakeGpuTask(InterpolateTask):
             "assigned": {"GPU": assigned.get("GPU", 0)},
             "allocator": os.environ.get("GLIBC_TUNABLES", ""),
         }
-        Path(self.notes).mkdir(exist_ok=True)
-        (Path(self.notes) / str(context.get_actor_id())).write_text(json.dumps(note))
+        Path(self.seen).mkdir(exist_ok=True)
+        (Path(self.seen) / str(context.get_actor_id())).write_text(json.dumps(note))
         processor = super().load("cpu", threads)
         process: Callable[..., Any] = processor.process
 
         def together(*arguments: Any) -> Any:
-            while len(list(Path(self.notes).iterdir())) < self.actors:
+            while len(list(Path(self.seen).iterdir())) < self.actors:
                 time.sleep(0.1)
             return process(*arguments)
 
@@ -55,7 +55,7 @@ class FakeGpuTask(InterpolateTask):
 
 
 def main(source: str, output: str, notes: str, actors: str, *sets: str) -> int:
-    task = FakeGpuTask(load(InterpolateConfig, None, sets), notes=notes, actors=int(actors))
+    task = FakeGpuTask(load(InterpolateConfig, None, sets), seen=notes, actors=int(actors))
     return driver.guarded(lambda: driver.run(task, source, output, driver.Options()), print)
 
 
