@@ -154,6 +154,7 @@ def test_patches_meet_without_a_seam_that_the_whole_frame_does_not_have() -> Non
             around = steps[max(0, border - 8) : border + 9].mean().item()
             at_border = steps[border].item()
             print(f"axis {axis}, line {border}: {at_border:.3f} grey levels, {around:.3f} around it")
-            # Below a grey level of an 8-bit picture, and a line that does not stand out from those beside it.
-            assert at_border < 1.0
+            # About a grey level of an 8-bit picture (how much a patch's own averages change it depends on the weights),
+            # and a line that does not stand out from those beside it.
+            assert at_border < 1.5
             assert at_border < 1.35 * around + 0.05
