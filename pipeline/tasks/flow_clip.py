@@ -29,7 +29,7 @@ from pipeline.records.flow_schema import FlowRow
 from pipeline.tasks import flow_model
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.flow import FlowTask
-from pipeline.tasks.stages import Ahead, Behind
+from pipeline.tasks.stages import Ahead, Behind, stage_seconds
 from pipeline.types import ClipRef, Colour, VideoInfo
 
 WAITING_ROWS = 2
@@ -87,14 +87,7 @@ class FlowProcessor:
                 f"{clip}: flows of {rows.count} frames made, the plan has {clip.frames}; report this as a bug",
                 stage="model",
             )
-        seconds = {
-            "total": time.perf_counter() - started,
-            "decode": decoder.busy_s,
-            "decode_starved": decoder.waited_s,
-            "model": model_s,
-            "encode": writer.busy_s,
-            "encode_blocked": writer.waited_s,
-        }
+        seconds = stage_seconds(started, decoder, model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(rows.kinds), "max_error_px": stored.max_error_px}
         if rows.not_finite:
             extra["not_finite_px"] = rows.not_finite

@@ -30,7 +30,7 @@ from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolate_model import load_weights
 from pipeline.tasks.interpolators import Blend, Interpolator, MidpointModel, Pair
 from pipeline.tasks.intervals import Interval, intervals
-from pipeline.tasks.stages import Ahead, Behind
+from pipeline.tasks.stages import Ahead, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
 
@@ -106,14 +106,7 @@ class InterpolateProcessor:
                 f"{clip}: {picture.frames} output frames made, the plan has {expected}; report this as a bug",
                 stage="model",
             )
-        seconds = {
-            "total": time.perf_counter() - started,
-            "decode": decoder.busy_s,
-            "decode_starved": decoder.waited_s,
-            "model": picture.model_s,
-            "encode": writer.busy_s if writer else 0.0,
-            "encode_blocked": writer.waited_s if writer else 0.0,
-        }
+        seconds = stage_seconds(started, decoder, picture.model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(picture.kinds), "max_t_error": str(picture.max_t_error)}
         if encoder is None or encoder.stats is None:
             return ClipOutput(None, 0, extra, seconds, error)

@@ -35,7 +35,7 @@ from pipeline.records.recognition_schema import Detections, RecognitionRow, carr
 from pipeline.tasks import flow_model, recognize_model
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.recognize import RecognizeTask
-from pipeline.tasks.stages import Ahead, Behind
+from pipeline.tasks.stages import Ahead, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
 WAITING_ROWS = 8
@@ -89,14 +89,7 @@ class RecognizeProcessor:
                 f"{clip}: {rows.count} frames recognised, the plan has {clip.frames}; report this as a bug",
                 stage="model",
             )
-        seconds = {
-            "total": time.perf_counter() - started,
-            "decode": decoder.busy_s,
-            "decode_starved": decoder.waited_s,
-            "model": model_s,
-            "encode": writer.busy_s,
-            "encode_blocked": writer.waited_s,
-        }
+        seconds = stage_seconds(started, decoder, model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(rows.kinds), "flops": rows.flops}
         return ClipOutput(path if rows.count else None, rows.count, extra, seconds, error)
 

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -134,3 +134,15 @@ class Behind(Generic[T]):
             except BaseException as error:
                 self._error = error
             self.busy_s += time.perf_counter() - started
+
+
+def stage_seconds(started: float, decoder: Ahead[Any], model_s: float, writer: Behind[Any] | None) -> dict[str, float]:
+    """A clip's times by stage, for its receipt; `started` by time.perf_counter, no writer where nothing was written."""
+    return {
+        "total": time.perf_counter() - started,
+        "decode": decoder.busy_s,
+        "decode_starved": decoder.waited_s,
+        "model": model_s,
+        "encode": writer.busy_s if writer else 0.0,
+        "encode_blocked": writer.waited_s if writer else 0.0,
+    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,15 +12,10 @@ from models.dff import DeepFeatureFlow, FlowNet, PaperNetwork, ResNetV2, RFCNHea
 from models.dff.bundle import Bundle, pack
 from pipeline.config import load
 from pipeline.config_recognize import RecognizeConfig
-from pipeline.media.probe import probe
-from pipeline.plan.clips import plan_clips
 from pipeline.records.recognition import read_recognition_file
 from pipeline.records.recognition_schema import RecognitionRecord
-from pipeline.run.rows import headers_only
-from pipeline.tasks.base import ClipOutput, ClipPart, VideoOutput
 from pipeline.tasks.recognize import RecognizeTask
-from pipeline.types import VideoInfo, VideoRef
-from tests.media_factory import as_video
+from tests.tasks.clip_support import joined_file
 
 CLASSES = ("sky", "road", "tree", "car", "person")
 
@@ -61,46 +54,9 @@ def task_of(model: str, *overrides: str) -> RecognizeTask:
     return RecognizeTask(load(RecognizeConfig, None, [f"model={model}", *overrides]))
 
 
-def probed(data: bytes, task: RecognizeTask, name: str = "video.mp4") -> tuple[VideoRef, VideoInfo]:
-    video, file = as_video(data, name)
-    return video, probe(file, video, task.config.input, task.config.decode)
-
-
-def process(task: RecognizeTask, data: bytes, folder: Path, beats: list[str] | None = None) -> list[ClipOutput]:
-    """Every clip of a video, as the worker does it: with headers only."""
-    video, info = probed(data, task)
-    processor = task.load("cpu", 1)
-    outputs = []
-    for clip in plan_clips(video, info, task.config.clip.frames, task.halo()):
-        scratch = folder / f"clip-{clip.index}"
-        scratch.mkdir(parents=True)
-        beat = (beats if beats is not None else []).append
-        outputs.append(processor.process(clip, headers_only(info), io.BytesIO(data), scratch, beat))
-    return outputs
-
-
-def join(task: RecognizeTask, data: bytes, clips: list[ClipOutput], folder: Path) -> list[tuple[VideoOutput, bytes]]:
-    """A video's final outputs, each with its file's bytes."""
-    video, info = probed(data, task)
-    parts = [
-        ClipPart(clip.rows, clip.path.stat().st_size, clip.extra, partial(Path, clip.path))
-        for clip in clips
-        if clip.path is not None
-    ]
-    made = []
-    for output in task.join(video, headers_only(info), parts, io.BytesIO(data), folder, True):
-        made.append((output, output.path.read_bytes()))
-        output.path.unlink()
-    return made
-
-
 def records(task: RecognizeTask, data: bytes, folder: Path) -> list[RecognitionRecord]:
     """A video's records, from its clips through its joined file."""
-    folder.mkdir(exist_ok=True)
-    ((_, content),) = join(task, data, process(task, data, folder), folder)
-    path = folder / "whole.parquet"
-    path.write_bytes(content)
-    return list(read_recognition_file(str(path)))
+    return list(read_recognition_file(joined_file(task, data, folder)))
 
 
 FACTS = (

@@ -24,7 +24,8 @@ from pipeline.plan.clips import plan_clips
 from pipeline.records.flow import read_flow_file
 from pipeline.tasks import flow, flow_clip, flow_model
 from tests.media_factory import flat, make_video, scramble
-from tests.tasks.flow_support import cutting, join, probed, process, records, same, task_of, tiny
+from tests.tasks.clip_support import join, probed, process
+from tests.tasks.flow_support import cutting, records, same, task_of, tiny
 
 __all__ = ["tiny"]
 

@@ -14,7 +14,8 @@ from pipeline.errors import UnsupportedVideo
 from pipeline.tasks.flow_preview import LONG_SIDE
 from pipeline.types import VideoInfo
 from tests.media_factory import make_video
-from tests.tasks.flow_support import join, process, task_of, tiny
+from tests.tasks.clip_support import join, process
+from tests.tasks.flow_support import task_of, tiny
 
 __all__ = ["tiny"]
 

@@ -30,18 +30,9 @@ from pipeline.types import VideoInfo
 from tests.media_factory import make_video, scramble
 from tests.models.test_dff_protocol import Brightness, moved_by
 from tests.tasks import flow_support
+from tests.tasks.clip_support import join, probed, process
 from tests.tasks.flow_support import cutting
-from tests.tasks.recognize_support import (
-    detector,
-    join,
-    probed,
-    process,
-    records,
-    same,
-    segmenter,
-    small,
-    task_of,
-)
+from tests.tasks.recognize_support import detector, records, same, segmenter, small, task_of
 
 __all__ = ["detector", "segmenter"]
 
