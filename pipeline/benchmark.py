@@ -180,7 +180,7 @@ def plain(source: str, config: InterpolateConfig, seconds: float) -> float:
         for frame in decode_clip(file, clip, config.decode):
             if before is not None:
                 pair = Pair(to_rgb(before, info.colour), to_rgb(frame, info.colour), HALF)
-                picture, _ = model.between([pair])[0][0]
+                picture = model.between([pair])[0][0].picture
                 planes = from_rgb(picture, frame.format, info.colour)
                 encoder.write(Frame(before.pts + frame.pts, planes, frame.format))
                 last = time.perf_counter()

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.rife import SCALES, Encoded, IFNet, copy_static
 from models.rife.ifnet import padding_multiple
 from pipeline.config import InterpolateConfig
-from pipeline.tasks.interpolators import Pair, patched
+from pipeline.tasks.interpolators import Made, Pair, patched
 
 
 class AnyTimeModel:
@@ -29,13 +29,13 @@ class AnyTimeModel:
         """By the frame's identity, which is safe while the frame itself is kept beside it."""
 
     @torch.inference_mode()
-    def between(self, pairs: Sequence[Pair]) -> list[list[tuple[Tensor, Fraction]]]:
+    def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         wanted = [(pair, t) for pair in pairs for t in pair.places]
         pictures: list[Tensor] = []
         for start in range(0, len(wanted), self._batch):
             pictures += self._make(wanted[start : start + self._batch])
         self._forget(pairs)
-        made = iter(zip(pictures, (t for _, t in wanted), strict=True))
+        made = (Made(picture, t) for picture, (_, t) in zip(pictures, wanted, strict=True))
         return [[next(made) for _ in pair.places] for pair in pairs]
 
     def _make(self, part: Sequence[tuple[Pair, Fraction]]) -> list[Tensor]:

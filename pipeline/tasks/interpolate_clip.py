@@ -164,7 +164,7 @@ class _Pictures:
         if t == 0 or right is None:
             self.kinds["source" if t == 0 else f"held_{interval.reason}"] += 1
             return Frame(pts, left.planes, left.format)
-        picture, node = next(pictures)
+        picture, node, _ = next(pictures)
         self.max_t_error = max(self.max_t_error, abs(node - t))
         if node in (0, 1):
             self.kinds["source_near"] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,13 +16,25 @@ from torch import Tensor
 from models.cain_sd import CAIN
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
 from pipeline.config import InterpolateConfig, PatchConfig
+from pipeline.plan.adaptive import FrameDecisions
 from pipeline.plan.midpoints import nearest_node, passes
 from pipeline.plan.patches import blend_weights, patch_grid
 
 
+class Made(NamedTuple):
+    """A picture between two frames."""
+
+    picture: Tensor
+    """[3,H,W] RGB 0..1."""
+    place: Fraction
+    """Where it truly lies; 0 or 1: it is the source frame itself."""
+    decisions: FrameDecisions | None = None
+    """Of the pass that made it, where the model is adaptive; None for source frames."""
+
+
 class Interpolator(Protocol):
-    def between(self, pairs: Sequence[Pair]) -> list[list[tuple[Tensor, Fraction]]]:
-        """For each pair and each of its wanted places: the picture [3,H,W] in 0..1, and its true place."""
+    def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
+        """For each pair, what was made for each of its wanted places."""
         ...
 
 
@@ -38,8 +50,8 @@ class Pair:
 class Blend:
     """The weighted average of both frames: the floor that every model has to beat. Any place, exactly."""
 
-    def between(self, pairs: Sequence[Pair]) -> list[list[tuple[Tensor, Fraction]]]:
-        return [[(torch.lerp(pair.left, pair.right, float(t)), t) for t in pair.places] for pair in pairs]
+    def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
+        return [[Made(torch.lerp(pair.left, pair.right, float(t)), t) for t in pair.places] for pair in pairs]
 
 
 class MidpointModel:
@@ -52,7 +64,7 @@ class MidpointModel:
         self._bf16 = precision == "bf16"
         self._batch = config.batch if device.startswith("cuda") else 1
 
-    def between(self, pairs: Sequence[Pair]) -> list[list[tuple[Tensor, Fraction]]]:
+    def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         limit, depth = self._config.max_t_error, self._config.max_depth
         nodes = [[nearest_node(t, limit, depth) for t in pair.places] for pair in pairs]
         made: list[dict[Fraction, Tensor]] = [{Fraction(0): p.left, Fraction(1): p.right} for p in pairs]
@@ -66,7 +78,7 @@ class MidpointModel:
                 rights = torch.stack([made[index][step.right] for index, step in part])
                 for (index, step), middle in zip(part, self.midpoint(lefts, rights), strict=True):
                     made[index][step.node] = middle
-        return [[(have[node], node) for node in wanted] for have, wanted in zip(made, nodes, strict=True)]
+        return [[Made(have[node], node) for node in wanted] for have, wanted in zip(made, nodes, strict=True)]
 
     @torch.inference_mode()
     def midpoint(self, left: Tensor, right: Tensor) -> Tensor:

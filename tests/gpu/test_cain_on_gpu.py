@@ -34,7 +34,7 @@ def test_the_gpu_agrees_with_the_cpu_within_the_precision(cuda: str, precision: 
     moved = [Pair(p.left.to(cuda), p.right.to(cuda), p.places) for p in pairs]
     found = MidpointModel(_network(), InterpolateConfig(), cuda, precision).between(moved)
     for ours, theirs in zip(found, wanted, strict=True):
-        for (picture, node), (expected, place) in zip(ours, theirs, strict=True):
+        for (picture, node, _), (expected, place, _) in zip(ours, theirs, strict=True):
             assert node == place
             assert (picture.cpu() - expected).abs().max() < tolerance
 
@@ -44,7 +44,7 @@ def test_batches_do_not_change_a_picture_on_the_gpu(cuda: str) -> None:
     alone = MidpointModel(_network(), InterpolateConfig(batch=1), cuda, "fp32").between(pairs)
     together = MidpointModel(_network(), InterpolateConfig(batch=4), cuda, "fp32").between(pairs)
     for one, many in zip(alone, together, strict=True):
-        for (picture, _), (other, _) in zip(one, many, strict=True):
+        for (picture, _, _), (other, _, _) in zip(one, many, strict=True):
             assert (picture - other).abs().max() < 1e-4
 
 

@@ -37,15 +37,15 @@ def pictures(count: int, size: tuple[int, int] = (36, 50)) -> list[Tensor]:
 
 
 def made_of(model: AnyTimeModel, pairs: Sequence[Pair]) -> list[list[Tensor]]:
-    return [[picture for picture, _ in each] for each in model.between(pairs)]
+    return [[one.picture for one in each] for each in model.between(pairs)]
 
 
 def test_every_place_is_met_exactly_by_one_pass_of_the_network_itself() -> None:
     left, right = pictures(2)
     (made,) = model_of(copy_static=False).between([Pair(left, right, THIRDS)])
-    assert [place for _, place in made] == THIRDS
+    assert [each.place for each in made] == THIRDS
     with torch.inference_mode():
-        for (picture, _), t in zip(made, THIRDS, strict=True):
+        for (picture, _, _), t in zip(made, THIRDS, strict=True):
             assert torch.equal(picture, network()(left[None], right[None], float(t))[0])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.cain_sd import CAIN
 from pipeline.config import InterpolateConfig, PatchConfig, TargetConfig
-from pipeline.tasks.interpolators import Blend, MidpointModel, Pair
+from pipeline.tasks.interpolators import Blend, Made, MidpointModel, Pair
 
 
 class Middle(nn.Module):
@@ -37,8 +37,8 @@ def pair(places: Sequence[Fraction], size: tuple[int, int] = (16, 24), start: fl
     return Pair(torch.full((3, *size), start), torch.full((3, *size), start + 0.5), places)
 
 
-def levels(made: list[tuple[Tensor, Fraction]]) -> list[float]:
-    return [float(picture.mean()) for picture, _ in made]
+def levels(made: list[Made]) -> list[float]:
+    return [float(each.picture.mean()) for each in made]
 
 
 def quarters() -> list[Fraction]:
@@ -48,7 +48,7 @@ def quarters() -> list[Fraction]:
 def test_quarters_come_from_three_passes_each_at_its_place() -> None:
     network = Middle()
     ((made),) = model_of(network).between([pair(quarters())])
-    assert [node for _, node in made] == quarters()
+    assert [each.place for each in made] == quarters()
     assert levels(made) == pytest.approx([0.125, 0.25, 0.375])
     assert len(network.calls) == 3
 
@@ -57,7 +57,7 @@ def test_a_place_out_of_reach_gets_the_nearest_within_the_bound_and_says_so() ->
     network = Middle()
     places = [Fraction(2, 5), Fraction(4, 5)]
     ((made),) = model_of(network, max_t_error=Fraction(1, 32), target=TargetConfig(fps=60)).between([pair(places)])
-    for (picture, node), wanted in zip(made, places, strict=True):
+    for (picture, node, _), wanted in zip(made, places, strict=True):
         assert abs(node - wanted) <= Fraction(1, 32)
         assert float(picture.mean()) == pytest.approx(float(node) / 2)
 
@@ -65,7 +65,7 @@ def test_a_place_out_of_reach_gets_the_nearest_within_the_bound_and_says_so() ->
 def test_a_place_near_a_source_frame_is_that_frame_and_costs_no_pass() -> None:
     network = Middle()
     (made,) = model_of(network).between([pair([Fraction(1, 20), Fraction(19, 20)])])
-    assert [node for _, node in made] == [0, 1]
+    assert [each.place for each in made] == [0, 1]
     assert levels(made) == [0.0, 0.5]
     assert network.calls == []
 
@@ -74,7 +74,7 @@ def test_pairs_that_want_different_places_each_get_their_own() -> None:
     wanted = [[Fraction(1, 2)], [Fraction(1, 4)], [], quarters()]
     pairs = [pair(places, start=index / 10) for index, places in enumerate(wanted)]
     made = model_of(Middle()).between(pairs)
-    assert [[node for _, node in each] for each in made] == wanted
+    assert [[one.place for one in each] for each in made] == wanted
     for index, each in enumerate(made):
         assert levels(each) == pytest.approx([index / 10 + float(t) / 2 for t in wanted[index]])
 
@@ -100,7 +100,7 @@ def test_pictures_are_clamped_to_what_can_be_shown() -> None:
             return super().forward(left, right, depth, **more) * 10 - 2
 
     (made,) = model_of(Wild()).between([pair(quarters())])
-    assert all(0 <= float(picture.min()) <= float(picture.max()) <= 1 for picture, _ in made)
+    assert all(0 <= float(each.picture.min()) <= float(each.picture.max()) <= 1 for each in made)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23), (64, 40)])
@@ -122,5 +122,5 @@ def test_a_real_network_gives_frames_of_the_inputs_size_alone_or_in_company(size
 def test_the_blend_reaches_any_place_exactly() -> None:
     places = [Fraction(1, 3), Fraction(5, 7)]
     (made,) = Blend().between([pair(places)])
-    assert [node for _, node in made] == places
+    assert [each.place for each in made] == places
     assert levels(made) == pytest.approx([1 / 6, 5 / 14])
