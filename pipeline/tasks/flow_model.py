@@ -46,14 +46,19 @@ def facts(model: str) -> Facts:
     return load_network(model)[1]
 
 
-@lru_cache(maxsize=4096)
 def macs(model: str, height: int, width: int, iterations: int) -> tuple[int, int]:
-    """Multiply-accumulates of a clip's first triplet of frames of this size, and of each one after it.
+    """Multiply-accumulates of a clip's first triplet of frames of this size, and of each one after it."""
+    return macs_of(facts(model).sizes, height, width, iterations)
+
+
+@lru_cache(maxsize=4096)
+def macs_of(sizes: Sizes, height: int, width: int, iterations: int) -> tuple[int, int]:
+    """The same of a network of these sizes.
 
     Counted on tensors without memory: convolutions and matrix products, as the papers count.
     """
     with torch.device("meta"):
-        network = MEMFOF(facts(model).sizes).eval().requires_grad_(False)
+        network = MEMFOF(sizes).eval().requires_grad_(False)
         frames = (torch.empty(3, height, width, dtype=torch.uint8) for _ in range(4))
     flows = stream(network, frames, iterations, validity=False)
     counted = []

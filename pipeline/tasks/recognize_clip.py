@@ -52,6 +52,14 @@ class RecognizeProcessor:
         self.bundle, self.facts = recognize_model.load_bundle(task.config)
         self.bundle.model.to(device)
         self.model, self.weights_sha256 = self.facts.name, self.facts.sha256
+        self._costs: dict[tuple[int, int], recognize_model.Costs] = {}
+
+    def costs(self, high: int, wide: int) -> recognize_model.Costs:
+        """Of frames that the networks see at this size, px."""
+        if (high, wide) not in self._costs:
+            iterations = self.task.config.memfof.iterations
+            self._costs[high, wide] = recognize_model.costs_of(self.bundle.model, high, wide, iterations)
+        return self._costs[high, wide]
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
         config = self.task.config
@@ -135,7 +143,7 @@ class _Rows:
         config = processor.task.config
         self._config = config
         self._size, self._scale = recognize_model.frame_size(config, processor.facts, info.height, info.width)
-        self._costs = recognize_model.costs(config, info.height, info.width)
+        self._costs = processor.costs(*self._size)
         self._own = range(clip.start_frame, clip.start_frame + clip.frames)
         # The halo is as long as a window can be; where it is shorter, the video ends.
         self._total = self._own.stop + clip.halo_after

@@ -103,8 +103,16 @@ def _plugged(model: str) -> tuple[Bundle, str, str]:
 
 
 @lru_cache(maxsize=8)
+def _structure(config: RecognizeConfig) -> tuple[Bundle, Facts]:
+    """The model without its weights, for the driver, which computes nothing with it."""
+    bundle, found = load_bundle(config)
+    if not config.model.startswith(PLUGGED):  # such a function may hand out the same model again
+        bundle.model.to("meta")
+    return bundle, found
+
+
 def facts(config: RecognizeConfig) -> Facts:
-    return load_bundle(config)[1]
+    return _structure(config)[1]
 
 
 def frame_size(config: RecognizeConfig, found: Facts, height: int, width: int) -> tuple[tuple[int, int], float]:
@@ -134,15 +142,22 @@ class Costs:
 
 @lru_cache(maxsize=256)
 def costs(config: RecognizeConfig, height: int, width: int) -> Costs:
-    """Counted on tensors without memory: convolutions and matrix products, as the papers count."""
-    bundle, found = load_bundle(config)
-    (high, wide), _ = frame_size(config, found, height, width)
-    network, flow = bundle.model.network, bundle.model.flow
+    """What frames of a video of this size cost the model that the configuration names."""
+    bundle, found = _structure(config)
+    return costs_of(bundle.model, *frame_size(config, found, height, width)[0], config.memfof.iterations)
+
+
+def costs_of(model: DeepFeatureFlow, high: int, wide: int, iterations: int) -> Costs:
+    """What frames cost that the networks see at `high` x `wide` px. iterations: of MEMFOF, where that is the flow.
+
+    Counted on tensors without memory: convolutions and matrix products, as the papers count.
+    """
+    network, flow = model.network, model.flow
     features = feature_cost(_features(network), high, wide)
     if isinstance(flow, FlowNet):
         each = flow_cost(flow, high, wide)
     elif isinstance(flow, MemfofFlow):
-        each = flow_model.macs(config.memfof.model, high, wide, config.memfof.iterations)[0]
+        each = flow_model.macs_of(flow.network.sizes, high, wide, iterations)[0]
     else:
         each = flow_cost(flow, high, wide) if isinstance(flow, nn.Module) else 0
     cells = -(-high // network.stride) * -(-wide // network.stride)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models import weights
 from models.dff import DeepFeatureFlow
 from models.dff.bundle import Bundle
 from models.dff.protocol import Segmentation
@@ -277,6 +278,16 @@ def test_the_estimate_of_arithmetic_is_what_a_video_s_frames_took(segmenter: str
     data = make_video(frames=16, size=(64, 48))
     ((joined, _),) = join(task, data, process(task, data, tmp_path), tmp_path)
     assert joined.extra["flops"] == task.flops(probed(data, task)[1])
+
+
+def test_a_worker_loads_the_weights_once(segmenter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load_weights = weights.load
+    monkeypatch.setattr(weights, "load", lambda name: loads.append(name) or load_weights(name))
+    task = task_of(segmenter, *CLIPS, "clip.frames=4", "argmax=reduced")
+    recognize_model._structure.cache_clear()
+    process(task, make_video(frames=8, size=(48, 48)), tmp_path)
+    assert loads == [segmenter]
 
 
 def test_the_configuration_file_has_every_default() -> None:
