@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.cain_sd import carn, pwcnet
+from models.cain_sd import block_motion, carn, light_sr, pwcnet
 
 SCALES = (1, 2, 4)
 """What a patch's sides may be divided by."""
@@ -50,6 +50,23 @@ def carn_macs_per_pixel(scale: int, sizes: carn.Sizes | None = None) -> float:
     return (trunk + upsampling + shift) / scale**2 + 9 * s.width * 3 + shift
 
 
+def light_sr_macs_per_pixel(scale: int, sizes: light_sr.LightSizes | None = None) -> float:
+    """Of LightSR, for each pixel of its enlarged output; the bicubic enlargement is not counted."""
+    width = (sizes or light_sr.LightSizes()).width
+    return 9 * (6 * scale**2 * width + width**2 + width * 3 * scale**2) / scale**2
+
+
+def finder_macs(height: int, width: int, scales: int = 3, depths: int = 5, widths: tuple[int, int] = (16, 32)) -> int:
+    """Of ScaleNet, DepthNet and block matching in both directions, on small frames of (height, width)."""
+    halves = -(-height // 2) * -(-width // 2)
+    quarters = -(-height // 4) * -(-width // 4)
+    nets = sum(
+        9 * (channels * widths[0] * halves + (widths[0] * widths[1] + widths[1] * choices) * quarters)
+        for channels, choices in ((1, scales), (3, depths))
+    )
+    return nets + 2 * block_motion.macs(height, width)
+
+
 def pwcnet_macs(height: int, width: int) -> int:
     """Of PWC-Net, one direction: convolutions and cost volumes, on the frame brought to multiples of 64."""
     height, width = (-(-side // pwcnet.MULTIPLE) * pwcnet.MULTIPLE for side in (height, width))
@@ -75,17 +92,22 @@ def pwcnet_macs(height: int, width: int) -> int:
 def patch_flops_per_pixel(
     depths: int = 5,
     cain: dict[str, int] | None = None,
-    super_resolution: carn.Sizes | None = None,
+    super_resolution: carn.Sizes | light_sr.LightSizes | None = None,
     scales: Sequence[int] = SCALES,
 ) -> list[list[float]]:
     """C of the paper's section 3.4: FLOPs for each pixel of a patch, [scale][depth], convolutions counted twice a MAC.
 
-    Scales above 1 include CARN-M's way back.
+    Scales above 1 include the way back, CARN-M's or LightSR's by the sizes given.
     """
     s = CAIN_SIZES | (cain or {})
     table = []
     for scale in scales:
-        back = carn_macs_per_pixel(scale, super_resolution) if scale > 1 else 0.0
+        if scale == 1:
+            back = 0.0
+        elif isinstance(super_resolution, light_sr.LightSizes):
+            back = light_sr_macs_per_pixel(scale, super_resolution)
+        else:
+            back = carn_macs_per_pixel(scale, super_resolution)
         row = (cain_macs_per_pixel(depth, s["channels"], s["rcabs"], s["shuffle"]) for depth in range(1, depths + 1))
         table.append([2 * (each / scale**2 + back) for each in row])
     return table

@@ -76,8 +76,14 @@ class SDFinder(nn.Module):
         The flow network is not trained with the finder: no gradient goes into it.
         """
         height, width = frame0.shape[-2:]
+        return self.of_small(shrink(frame0), shrink(frame1), windows, (height, width), motion)
+
+    def of_small(
+        self, small0: Tensor, small1: Tensor, windows: Sequence[Window], size: tuple[int, int], motion: Motion
+    ) -> Logits:
+        """As `forward`, from small frames [N,3,h,w] that show frames of `size` (H, W), in which the windows lie."""
+        height, width = size
         check_windows(windows, height, width)
-        small0, small1 = shrink(frame0), shrink(frame1)
         with torch.no_grad():
             magnitude = motion_magnitude(motion(small0, small1), motion(small1, small0)) / FLOW_UNIT
         return Logits(
@@ -113,7 +119,8 @@ def mean_over(logits: Tensor, windows: Sequence[Window], size: tuple[int, int]) 
         top, left = int(window.top * down), int(window.left * across)
         bottom = max(top + 1, ceil((window.top + window.height) * down))
         right = max(left + 1, ceil((window.left + window.width) * across))
-        means.append(logits[..., top:bottom, left:right].mean((2, 3)))
+        # Rows first: no sum is then split among threads.
+        means.append(logits[..., top:bottom, left:right].mean(3).mean(2))
     return torch.stack(means, 1)
 
 

@@ -1,0 +1,196 @@
+"""CAIN-SD: each patch between two frames at the scale and the depth that its motion needs (Lee et al., ICCV 2021).
+
+    CAIN          the network, with an exit after each of its residual groups
+    enlarger      the way back from a half or a quarter of the size: LightSR, or the paper's CARN-M
+    SDFinder      the choice of both for each patch, from small frames
+    motion        what the finder is told about motion: BlockMotion, PWC-Net, or any callable of its kind
+
+The choice is joint: the largest of  log p(scale) + log p(depth) - price * cost(scale, depth),  cost as a share of full
+depth at full size. At price 0 that is the paper's two separate choices. With two prices taken in turn the cost of one
+choice would depend on the other, and a higher price could buy more; jointly it never does.
+
+Weights are one file: `cain.`, `enlarger.`, `finder.` and `motion.` before the parts' own names; the last only where the
+motion network has weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.cain_sd import cost
+from models.cain_sd.block_motion import BlockMotion
+from models.cain_sd.cain import CAIN
+from models.cain_sd.carn import CARNM
+from models.cain_sd.light_sr import LightSR
+from models.cain_sd.pwcnet import PWCNet
+from models.cain_sd.sd_finder import Logits, Motion, SDFinder, Window
+from models.checkpoint import checked
+
+Means = tuple[Tensor, Tensor]
+PARTS = ("cain", "enlarger", "finder", "motion")
+
+
+class CAINSD(nn.Module):
+    """scales: what a patch's sides are divided by, the finder's order; depths: exits of the network."""
+
+    def __init__(
+        self,
+        cain: CAIN | None = None,
+        enlarger: LightSR | CARNM | None = None,
+        finder: SDFinder | None = None,
+        motion: Motion | None = None,
+    ) -> None:
+        """motion: None is BlockMotion, which has no weights."""
+        super().__init__()
+        self.cain = cain or CAIN()
+        self.enlarger = enlarger or LightSR()
+        self.scales = (1, *(scale for scale in self.enlarger.sizes.scales if scale in cost.SCALES))
+        self.depths = len(self.cain.groups)
+        self.finder = finder or SDFinder(len(self.scales), self.depths)
+        choices = (self.finder.scale_net.conv3.out_channels, self.finder.depth_net.conv3.out_channels)
+        if choices != (len(self.scales), self.depths):
+            raise ValueError(
+                f"the finder chooses among {choices[0]} scales and {choices[1]} depths; the networks have scales "
+                f"{self.scales} and {self.depths} exits"
+            )
+        self.motion: Motion = motion or BlockMotion()
+
+    def synthesise(self, patch0: Tensor, patch1: Tensor, scale: int, depth: int, means: Means | None = None) -> Tensor:
+        """The middle of two patches [N,3,H,W] RGB 0..1 at one scale and exit, unclamped. Nothing is written to.
+
+        scale    1, 2 or 4: the network works on the patches made smaller by that, and the result is enlarged again
+        means    per-channel means [N,3,1,1] of the frames that the patches are of; None: of the patches
+        Sides that are no multiple of scale * the network's shuffle factor are reflected up to it. Raises ValueError.
+        """
+        if scale not in self.scales:
+            raise ValueError(f"scale is {scale}; this network has {', '.join(map(str, self.scales))}")
+        if scale == 1:
+            whole: Tensor = self.cain(patch0, patch1, depth, means=means, pad_multiple=self.cain.shuffle)
+            return whole
+        height, width = patch0.shape[-2:]
+        patch0, patch1 = (fill_up(x, scale * self.cain.shuffle) for x in (patch0, patch1))
+        small0, small1 = reduce(patch0, scale), reduce(patch1, scale)
+        small = self.cain(small0, small1, depth, means=means, pad_multiple=self.cain.shuffle)
+        return self.enlarge(small, scale, patch0, patch1)[..., :height, :width]
+
+    def enlarge(self, small: Tensor, scale: int, patch0: Tensor, patch1: Tensor) -> Tensor:
+        """The small middle [N,3,H/scale,W/scale] in the size of the patches [N,3,H,W] that it lies between."""
+        if isinstance(self.enlarger, LightSR):
+            guided: Tensor = self.enlarger(small, scale, patch0, patch1)
+            return guided
+        alone: Tensor = self.enlarger(small, scale)
+        return alone
+
+    @torch.no_grad()
+    def logits(self, frame0: Tensor, frame1: Tensor, windows: Sequence[Window]) -> Logits:
+        """What the finder thinks of each window of frames [N,3,H,W]: scale [N,P,scales], depth [N,P,depths]."""
+        found: Logits = self.finder(frame0, frame1, windows, self.motion)
+        return found
+
+    def decide(self, frame0: Tensor, frame1: Tensor, windows: Sequence[Window], price: float = 0.0) -> Tensor:
+        """Choices for the windows of one pair of frames [1,3,H,W]: int64 [P,2], index in `scales` and exit - 1."""
+        return self.choose(self.logits(frame0, frame1, windows), price)[0]
+
+    def choose(self, logits: Logits, price: float = 0.0) -> Tensor:
+        """Choices [N,P,2] at a price; a window's FLOPs never rise with it. Ties go to the smaller index."""
+        return choose_jointly(logits, self.flops_per_pixel(), price)
+
+    def flops_per_pixel(self) -> list[list[float]]:
+        """FLOPs (two a multiplication) for each pixel of a patch, [scale][depth], with the way back."""
+        return cost.patch_flops_per_pixel(self.depths, self.cain.sizes, self.enlarger.sizes, self.scales)
+
+    def finder_flops(self, height: int, width: int) -> int:
+        """FLOPs of deciding about one pair of frames of (height, width); of unknown motion networks, without motion."""
+        ratio = min(1.0, 192 / min(height, width))
+        small = round(height * ratio), round(width * ratio)
+        macs = cost.finder_macs(*small, len(self.scales), self.depths)
+        return 2 * (macs + (2 * cost.pwcnet_macs(*small) if isinstance(self.motion, PWCNet) else 0))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Any], motion: Motion | None = None) -> CAINSD:
+        """The networks of one file's tensors; sizes are read off names and shapes.
+
+        motion: instead of what the file says. Raises KeyError for missing or unknown names, ValueError for shapes.
+        """
+        parts = split_parts(tensors)
+        missing = [name for name in PARTS[:3] if not parts[name]]
+        if missing:
+            raise KeyError(
+                f"not CAIN-SD's weights: no tensor begins with {' or '.join(name + '.' for name in missing)}; found "
+                f"{sorted(tensors)[:3]}"
+            )
+        light = any(name.startswith("up.") for name in parts["enlarger"])
+        enlarger = (LightSR if light else CARNM).from_reference(parts["enlarger"])
+        if motion is None and parts["motion"]:
+            motion = PWCNet.from_reference(parts["motion"])
+        network = cls(CAIN.from_reference(parts["cain"]), enlarger, finder_of(parts["finder"]), motion)
+        return network.eval()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The tensors under their parts' names: the inverse of from_tensors."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "cain": self.cain.to_reference(),
+            "enlarger": self.enlarger.to_reference(),
+            "finder": self.finder.state_dict(),
+        }
+        if isinstance(self.motion, PWCNet):
+            parts["motion"] = self.motion.to_reference()
+        return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
+
+
+def is_adaptive(tensors: Mapping[str, Any]) -> bool:
+    """Whether a weights file is CAIN-SD's rather than a plain CAIN's."""
+    return any(name.startswith("finder.") for name in tensors) and any(name.startswith("cain.") for name in tensors)
+
+
+def choose_jointly(logits: Logits, costs: Sequence[Sequence[float]], price: float = 0.0) -> Tensor:
+    """The largest of log p(scale) + log p(depth) - price * cost / cost at scale 1 and full depth: [N,P,2] int64."""
+    table = torch.tensor(costs, dtype=torch.float64)
+    share = (table / table[0, -1]).to(logits.scale.device)
+    score = (
+        F.log_softmax(logits.scale.double(), -1)[..., :, None] + F.log_softmax(logits.depth.double(), -1)[..., None, :]
+    )
+    best = (score - price * share).flatten(-2).argmax(-1)
+    return torch.stack([best // share.shape[1], best % share.shape[1]], -1)
+
+
+def reduce(x: Tensor, scale: int) -> Tensor:
+    """[N,3,H,W] -> [N,3,H/scale,W/scale] by antialiased bicubic resampling; sides are multiples of the scale."""
+    size = (x.shape[-2] // scale, x.shape[-1] // scale)
+    return F.interpolate(x, size=size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def fill_up(x: Tensor, multiple: int) -> Tensor:
+    """Sides brought to a multiple, at the right and at the bottom, by reflection; of tiny pictures, by repetition."""
+    down, across = (-side % multiple for side in x.shape[-2:])
+    if not down and not across:
+        return x
+    mode = "reflect" if down < x.shape[-2] and across < x.shape[-1] else "replicate"
+    return F.pad(x, (0, across, 0, down), mode=mode)
+
+
+def split_parts(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Tensors by part, without its prefix. Raises KeyError for names of no part."""
+    parts: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise KeyError(f"not CAIN-SD's weights: tensor {name!r} begins with none of {', '.join(PARTS)}")
+        parts[part][rest] = value
+    return parts
+
+
+def finder_of(tensors: Mapping[str, Any]) -> SDFinder:
+    """The SD-finder of its own tensors. Raises KeyError and ValueError as the other networks do."""
+    try:
+        scales, depths = (int(tensors[f"{net}.conv3.weight"].shape[0]) for net in ("scale_net", "depth_net"))
+    except KeyError as error:
+        raise KeyError(f"not an SD-finder's weights: no tensor {error}; found {sorted(tensors)[:3]}") from None
+    finder = SDFinder(scales, depths)
+    finder.load_state_dict(checked(tensors, finder.state_dict(), "SDFinder"))
+    return cast("SDFinder", finder.eval())
