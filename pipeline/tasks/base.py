@@ -34,6 +34,10 @@ class ClipOutput:
     """Busy and waiting time by stage."""
     error: VideoError | None = None
     """Set when only a good prefix could be made."""
+    work: float = 0.0
+    """What the model had to do, in a unit of the task's own (FLOPs, pixels made): compared with `bare` only."""
+    bare: tuple[float, float] = (0.0, 0.0)
+    """(work, seconds) of the pictures that the model made undisturbed: stages.Bare; nothing where none was timed."""
 
 
 @dataclass(frozen=True, slots=True)

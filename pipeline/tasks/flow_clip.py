@@ -29,7 +29,7 @@ from pipeline.records.flow_schema import FlowRow
 from pipeline.tasks import flow_model
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.flow import FlowTask
-from pipeline.tasks.stages import Ahead, Behind, stage_seconds
+from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, Colour, VideoInfo
 
 WAITING_ROWS = 2
@@ -46,10 +46,12 @@ class FlowProcessor:
         network, facts = flow_model.load_network(task.config.model)
         self.network = network.to(device)
         self.model, self.weights_sha256 = facts.name, facts.sha256
+        self._bare = Bare(1 if device == "cpu" else task.config.batch)
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
         config = self._task.config
         path = scratch / "flow.parquet"
+        self._bare.begin()
         started = time.perf_counter()
         decoder = Ahead(
             marked(decode_clip(source, clip, config.decode), config.cuts), config.decode.queue_frames, "decode"
@@ -58,10 +60,11 @@ class FlowProcessor:
         writer = Behind(records.write, WAITING_ROWS, "encode")
         rows = _Rows(self._task, self, clip, info)
         error: CorruptVideo | None = None
-        model_s = 0.0
+        model_s = work = 0.0
         try:
             flows = self._flows(decoder, clip, info.colour, beat)
             while True:
+                self._bare.settle(decoder, writer)
                 began, waited = time.perf_counter(), decoder.waited_s
                 try:
                     with torch.no_grad(), flow_model.autocast(self._device, self._task.precision):
@@ -71,6 +74,8 @@ class FlowProcessor:
                 model_s += time.perf_counter() - began - (decoder.waited_s - waited)
                 if made is None:
                     break
+                work += info.width * info.height
+                self._bare.made(work, model_s)
                 writer.put(rows.row(*made))
                 del made  # 50 MB at 1080p, while the next is computed
                 beat("model")
@@ -91,7 +96,8 @@ class FlowProcessor:
         extra: dict[str, Any] = {"kinds": dict(rows.kinds), "max_error_px": stored.max_error_px}
         if rows.not_finite:
             extra["not_finite_px"] = rows.not_finite
-        return ClipOutput(path if rows.count else None, rows.count, extra, seconds, error)
+        bare = self._bare.result()
+        return ClipOutput(path if rows.count else None, rows.count, extra, seconds, error, work, bare)
 
     def _flows(
         self, decoded: Iterable[Marked], clip: ClipRef, colour: Colour, beat: Heartbeat

@@ -30,7 +30,7 @@ from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolate_model import load_weights
 from pipeline.tasks.interpolators import Blend, Interpolator, MidpointModel, Pair
 from pipeline.tasks.intervals import Interval, intervals
-from pipeline.tasks.stages import Ahead, Behind, stage_seconds
+from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
 
@@ -41,6 +41,7 @@ class InterpolateProcessor:
         torch.set_num_threads(threads)
         self._task = task
         self._device = device
+        self._bare = Bare()
         config = task.config
         self.model, self.weights_sha256 = config.model, ""
         self.interpolator: Interpolator
@@ -69,6 +70,7 @@ class InterpolateProcessor:
         path = scratch / "segment.mp4"
         picture = _Pictures(self.interpolator, info, self._device)
         error: CorruptVideo | None = None
+        self._bare.begin()
         started = time.perf_counter()
         decoder = Ahead(decode_clip(source, clip, config.decode), config.decode.queue_frames, "decode")
         encoder: SegmentEncoder | None = None
@@ -83,7 +85,10 @@ class InterpolateProcessor:
                 except CorruptVideo as caught:  # after the intervals before it, which are good
                     error = caught
                 beat("decode")  # also where a low target rate leaves intervals without a frame
-                for frame in picture.make(chunk):
+                self._bare.settle(decoder, writer)
+                made = picture.make(chunk)
+                self._bare.made(picture.work, picture.model_s)
+                for frame in made:
                     if writer is None:
                         encoder = SegmentEncoder(path, plan)
                         writer = Behind(encoder.write, config.decode.queue_frames, "encode")
@@ -109,7 +114,7 @@ class InterpolateProcessor:
         seconds = stage_seconds(started, decoder, picture.model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(picture.kinds), "max_t_error": str(picture.max_t_error)}
         if encoder is None or encoder.stats is None:
-            return ClipOutput(None, 0, extra, seconds, error)
+            return ClipOutput(None, 0, extra, seconds, error, picture.work, self._bare.result())
         stats = encoder.stats
         # A good prefix ends with its last good frame, shown as long as the source would have shown it at least.
         end = grid.end(clip.end_pts, stats.last_pts) if error is None else stats.last_pts + picture.step
@@ -120,7 +125,7 @@ class InterpolateProcessor:
             "reorder_depth": stats.reorder_depth,
             "gaps": stats.gaps,
         }
-        return ClipOutput(path, picture.frames, extra, seconds, error)
+        return ClipOutput(path, picture.frames, extra, seconds, error, picture.work, self._bare.result())
 
 
 class _Pictures:
@@ -133,6 +138,8 @@ class _Pictures:
         self.step = 1
         """Ticks between the last two frames."""
         self.model_s = 0.0
+        self.work = 0.0
+        """Pixels synthesised."""
         self._last: int | None = None
         self._model = model
         self._info = info
@@ -170,6 +177,7 @@ class _Pictures:
             self.kinds["source_near"] += 1
             return Frame(pts, (right if node else left).planes, left.format)
         self.kinds["synthesised"] += 1
+        self.work += self._info.width * self._info.height
         return Frame(pts, from_rgb(picture, left.format, self._info.colour), left.format)
 
     def _to_rgb(self, frame: Frame) -> torch.Tensor:

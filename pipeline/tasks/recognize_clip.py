@@ -35,7 +35,7 @@ from pipeline.records.recognition_schema import Detections, RecognitionRow, carr
 from pipeline.tasks import flow_model, recognize_model
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.recognize import RecognizeTask
-from pipeline.tasks.stages import Ahead, Behind, stage_seconds
+from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
 WAITING_ROWS = 8
@@ -53,6 +53,7 @@ class RecognizeProcessor:
         self.bundle.model.to(device)
         self.model, self.weights_sha256 = self.facts.name, self.facts.sha256
         self._costs: dict[tuple[int, int], recognize_model.Costs] = {}
+        self._bare = Bare(1 if device == "cpu" else task.config.batch)
 
     def costs(self, high: int, wide: int) -> recognize_model.Costs:
         """Of frames that the networks see at this size, px."""
@@ -64,6 +65,7 @@ class RecognizeProcessor:
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
         config = self.task.config
         path = scratch / "recognition.parquet"
+        self._bare.begin()
         started = time.perf_counter()
         decoder = Ahead(_seen(decode_clip(source, clip, config.decode)), config.decode.queue_frames, "decode")
         rows = _Rows(self, clip, info, beat)
@@ -75,6 +77,7 @@ class RecognizeProcessor:
                 try:
                     made = rows.rows(iter(decoder))
                     while True:
+                        self._bare.settle(decoder, writer)
                         began, waited = time.perf_counter(), decoder.waited_s
                         try:
                             with torch.no_grad(), flow_model.autocast(self.device, self.task.precision):
@@ -84,6 +87,7 @@ class RecognizeProcessor:
                         model_s += time.perf_counter() - began - (decoder.waited_s - waited)
                         if row is None:
                             break
+                        self._bare.made(rows.flops, model_s)
                         writer.put(row)
                         beat("model")
                     writer.close()
@@ -99,7 +103,8 @@ class RecognizeProcessor:
             )
         seconds = stage_seconds(started, decoder, model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(rows.kinds), "flops": rows.flops}
-        return ClipOutput(path if rows.count else None, rows.count, extra, seconds, error)
+        bare = self._bare.result()
+        return ClipOutput(path if rows.count else None, rows.count, extra, seconds, error, rows.flops, bare)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pipeline.tasks.stages import Ahead, Behind
+from pipeline.tasks.stages import Ahead, Bare, Behind
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -204,3 +204,83 @@ def test_abandoning_drops_what_waits_and_ends_the_thread() -> None:
     stage.abandon()
     assert len(consumed) <= 1
     assert not alive("abandoned")
+
+
+def test_a_stage_that_rests_has_nothing_to_do() -> None:
+    made = 0
+
+    def source() -> Iterator[int]:
+        nonlocal made
+        for index in range(6):
+            time.sleep(0.01)
+            made += 1
+            yield index
+
+    stage = Ahead(source(), 3, "resting")
+    stage.rest()
+    assert made == 3
+    taken = iter(stage)
+    for expected in (4, 5, 6, 6, 6, 6):
+        next(taken)
+        stage.rest()
+        assert made == expected
+    stage.close()
+    stage.rest()  # also after its end
+
+    consumed: list[int] = []
+    behind = Behind(lambda item: (time.sleep(0.01), consumed.append(item))[1], 4, "written")
+    behind.rest()
+    for item in range(3):
+        behind.put(item)
+    behind.rest()
+    assert consumed == [0, 1, 2]
+    behind.close()
+
+    def fail(item: int) -> None:
+        raise OSError("disk full")
+
+    broken: Behind[int] = Behind(fail, 4, "broken")
+    broken.put(1)
+    broken.rest()  # although it was not consumed
+    with pytest.raises(OSError, match="disk full"):
+        broken.close()
+
+
+def clip_of(bare: Bare, steps: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Gives a clip's pictures, each (work, seconds), to the measurement."""
+    work = seconds = 0.0
+    bare.begin()
+    for more, took in steps:
+        work, seconds = work + more, seconds + took
+        bare.made(work, seconds)
+    return bare.result()
+
+
+def test_the_bare_model_is_timed_without_its_first_picture() -> None:
+    bare = Bare()
+    assert clip_of(bare, [(10, 0.9), (10, 0.1), (0, 0.0), (20, 0.2)]) == pytest.approx((30, 0.3))
+    assert clip_of(bare, [(10, 1.0)] * 9) == (0, 0), "once an actor"
+
+
+def test_few_pictures_suffice() -> None:
+    assert clip_of(Bare(), [(1, 0.01)] * 90) == pytest.approx((Bare.PICTURES, 0.01 * Bare.PICTURES))
+    assert clip_of(Bare(), [(1, 0.6)] * 90) == pytest.approx((2, 1.2)), "or fewer, when they are slow"
+
+
+def test_batches_are_timed_whole() -> None:
+    steps = [(4, 1.0), (4, 0.0), (4, 0.3), (4, 0.0), (4, 0.3), (4, 0.0), (4, 0.9)]
+    assert clip_of(Bare(2), steps) == pytest.approx((16, 0.6)), "the last batch is not complete"
+
+
+def test_what_a_clip_that_failed_had_measured_does_not_count() -> None:
+    bare = Bare()
+    bare.begin()
+    bare.made(10, 5.0)
+    bare.made(20, 6.0)
+    assert clip_of(bare, [(1, 0.5), (1, 0.25)]) == (1, 0.25)
+
+
+def test_a_clip_too_short_to_time_leaves_it_to_the_next() -> None:
+    bare = Bare()
+    assert clip_of(bare, [(10, 1.0)]) == (0, 0)
+    assert clip_of(bare, [(10, 1.0), (10, 0.5)]) == (10, 0.5)
