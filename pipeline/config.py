@@ -181,6 +181,24 @@ class PatchConfig(Section):
         return self
 
 
+class AdaptivePatchConfig(Section):
+    """The patches that adaptive models decide about."""
+
+    size: int = Field(256, ge=64, multiple_of=8)
+    """About the side of a patch, pixels: they are fitted to the frame evenly; a size above the frame's is one patch."""
+    overlap: int = Field(16, ge=8, multiple_of=8)
+    """Pixels that neighbouring patches share at least, and are blended over."""
+    static: float = Field(1.2, ge=0)
+    """Largest difference in any pixel and channel, 8-bit steps of RGB, up to which a patch is static: it is averaged
+    (copied where equal) without any network. A step of luma is 1.16."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> AdaptivePatchConfig:
+        if self.overlap * 2 > self.size:
+            raise ValueError(f"adaptive_patch.overlap={self.overlap}: at most half of adaptive_patch.size={self.size}")
+        return self
+
+
 class EncodeConfig(Section):
     """How output video is encoded."""
 
@@ -232,6 +250,15 @@ class InterpolateConfig(RunConfig):
     """RIFE's blocks to run: fewer are faster and rougher."""
     copy_static: bool = True
     """RIFE: copy pixels that are equal in both frames, unless something passes there (captions, logos)."""
+    adaptive: bool | Literal["auto"] = "auto"
+    """Give each patch the scale and depth that its motion needs; auto: where the model knows how. Off: full depth."""
+    quality: float = Field(0.5, ge=0, le=1)
+    """Adaptive models: 0.5 is what training found, 1 full depth everywhere, 0 the cheapest; FLOPs never fall as it
+    rises."""
+    flops_budget: float | None = Field(None, gt=0, le=2)
+    """Adaptive models: at most this share of the FLOPs of full depth on the whole frame, for each frame; where
+    `quality` asks for more, the frame's patches give way together. Null: no limit."""
+    adaptive_patch: AdaptivePatchConfig = AdaptivePatchConfig()
     max_t_error: Rational = Fraction(1, 16)
     """Largest distance between a wanted time and the one synthesised, as a share of the source interval."""
     max_depth: int = Field(4, ge=1, le=8)

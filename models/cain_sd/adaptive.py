@@ -60,10 +60,13 @@ class CAINSD(nn.Module):
             )
         self.motion: Motion = motion or BlockMotion()
 
-    def synthesise(self, patch0: Tensor, patch1: Tensor, scale: int, depth: int, means: Means | None = None) -> Tensor:
+    def synthesise(
+        self, patch0: Tensor, patch1: Tensor, scale: int, depth: int | Sequence[int], means: Means | None = None
+    ) -> Tensor:
         """The middle of two patches [N,3,H,W] RGB 0..1 at one scale and exit, unclamped. Nothing is written to.
 
         scale    1, 2 or 4: the network works on the patches made smaller by that, and the result is enlarged again
+        depth    the exit, from 1; or one for each of the N, deepest first: those that are done leave the batch
         means    per-channel means [N,3,1,1] of the frames that the patches are of; None: of the patches
         Sides that are no multiple of scale * the network's shuffle factor are reflected up to it. Raises ValueError.
         """

@@ -11,7 +11,8 @@ are replicated at their border instead of refused; the sizes are arguments, so t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ class CAIN(nn.Module):
         self,
         frame0: Tensor,
         frame1: Tensor,
-        exit_depth: int | None = None,
+        exit_depth: int | Sequence[int] | None = None,
         *,
         means: tuple[Tensor, Tensor] | None = None,
         pad_multiple: int | None = None,
@@ -136,7 +137,8 @@ class CAIN(nn.Module):
         """The frame halfway between two frames, unclamped.
 
         frame0, frame1   [N,3,H,W] RGB in 0..1; not written to
-        exit_depth       1..groups: the residual group after which to stop; None is the last
+        exit_depth       1..groups: the residual group after which to stop; None is the last. Or one for each of the N,
+                         deepest first: those that are done leave the batch, and the others go on
         means            per-channel means [N,3,1,1] to subtract from each frame; a patch passes its whole frame's.
                          None takes those of the tensors given, as the paper does
         pad_multiple     sides are padded to a multiple of it and the padding is cropped off the result. None: 128 in
@@ -144,8 +146,9 @@ class CAIN(nn.Module):
         Raises ValueError for shapes, exits or multiples that the network cannot work with.
         """
         depth = len(self.groups) if exit_depth is None else exit_depth
+        depths = [depth] * len(frame0) if isinstance(depth, int) else list(depth)
         multiple = pad_multiple or (self.shuffle if self.training else EVALUATION_MULTIPLE)
-        self._check(frame0, frame1, depth, multiple)
+        self._check(frame0, frame1, depths, multiple)
         mean0, mean1 = means if means is not None else (spatial_mean(frame0), spatial_mean(frame1))
         height, width = frame0.shape[-2:]
         left, right, top, bottom = padding = centred_padding(height, width, multiple, 2 * self.shuffle)
@@ -154,22 +157,33 @@ class CAIN(nn.Module):
         x1 = F.pixel_unshuffle(pad(frame1 - mean1, padding), self.shuffle)
         with full_precision(frame0):
             shallow = self.head(torch.cat([x0, x1], 1))  # (N, C, H/s, W/s)
-        deep = shallow
-        for group in list(self.groups)[:depth]:
-            deep = group(deep)
+        deep = self._body(shallow, depths)
         with full_precision(frame0):
             features = self.tail(deep + shallow)  # (N, 3 s², H/s, W/s)
         middle = F.pixel_shuffle(features, self.shuffle)
         middle = middle[..., top : middle.shape[-2] - bottom, left : middle.shape[-1] - right]
         return middle + (mean0 + mean1) / 2
 
-    def _check(self, frame0: Tensor, frame1: Tensor, depth: int, multiple: int) -> None:
+    def _body(self, x: Tensor, depths: Sequence[int]) -> Tensor:
+        done: list[Tensor] = []
+        for number, group in enumerate(list(self.groups)[: max(depths)], 1):
+            x = group(x)
+            leaving = sum(depth == number for depth in depths)
+            if leaving and leaving < len(x):
+                done.append(x[len(x) - leaving :])
+                x = x[: len(x) - leaving]
+        return torch.cat([x, *reversed(done)]) if done else x
+
+    def _check(self, frame0: Tensor, frame1: Tensor, depths: Sequence[int], multiple: int) -> None:
         if frame0.shape != frame1.shape or frame0.ndim != 4 or frame0.shape[1] != 3:
             raise ValueError(
                 f"CAIN takes two frames of one shape [N,3,H,W]; got {list(frame0.shape)} and {list(frame1.shape)}"
             )
-        if not 1 <= depth <= len(self.groups):
-            raise ValueError(f"exit_depth is {depth}; this network has exits 1 to {len(self.groups)}")
+        for depth in depths:
+            if not 1 <= depth <= len(self.groups):
+                raise ValueError(f"exit_depth is {depth}; this network has exits 1 to {len(self.groups)}")
+        if len(depths) != len(frame0) or any(later > depth for depth, later in pairwise(depths)):
+            raise ValueError(f"exit_depth is {depths} for {len(frame0)} frames; give one for each, deepest first")
         if multiple % self.shuffle:
             raise ValueError(f"pad_multiple {multiple} is no multiple of this network's shuffle factor {self.shuffle}")
         if self.training and multiple == self.shuffle and any(side % self.shuffle for side in frame0.shape[-2:]):

@@ -16,19 +16,16 @@ from typing import Any, BinaryIO
 
 import torch
 
-from models.cain_sd import CAIN
-from models.rife import IFNet
-from pipeline.errors import CorruptVideo, OutputMismatch, WeightsUnusable
+from pipeline.errors import CorruptVideo, OutputMismatch
 from pipeline.media.colour import from_rgb, to_rgb
 from pipeline.media.decode import decode_clip
 from pipeline.media.encode import SegmentEncoder
 from pipeline.media.frame import Frame
 from pipeline.plan.grid import frames_before, make_grid
-from pipeline.tasks.any_time import AnyTimeModel
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.interpolate import InterpolateTask
-from pipeline.tasks.interpolate_model import load_weights
-from pipeline.tasks.interpolators import Blend, Interpolator, MidpointModel, Pair
+from pipeline.tasks.interpolate_model import build
+from pipeline.tasks.interpolators import Interpolator, Pair
 from pipeline.tasks.intervals import Interval, intervals
 from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
@@ -42,23 +39,7 @@ class InterpolateProcessor:
         self._task = task
         self._device = device
         self._bare = Bare()
-        config = task.config
-        self.model, self.weights_sha256 = config.model, ""
-        self.interpolator: Interpolator
-        if config.model == "blend":
-            self.interpolator = Blend()
-        else:
-            loaded, facts = load_weights(config)
-            try:
-                if facts.rife is not None:
-                    rife = IFNet.from_reference(loaded.tensors)
-                    self.interpolator = AnyTimeModel(rife, config, device, task.precision)
-                else:
-                    cain = CAIN.from_reference(loaded.tensors)
-                    self.interpolator = MidpointModel(cain, config, device, task.precision)
-            except (KeyError, ValueError) as error:
-                raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
-            self.model, self.weights_sha256 = loaded.name, loaded.sha256
+        self.interpolator, self.model, self.weights_sha256 = build(task.config, device, task.precision)
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
         config = self._task.config

@@ -16,6 +16,7 @@ from pipeline.types import VideoInfo
 if TYPE_CHECKING:  # torch comes with it, and probing and joining do without
     from models.rife.checkpoint import Sizes
     from models.weights import Weights
+    from pipeline.tasks.interpolators import Interpolator
 
 RIFE = "rife-4.14"
 COMPACT = "cain-compact"
@@ -29,6 +30,8 @@ class Facts:
     sha256: str
     cain: dict[str, int] | None = None
     rife: Sizes | None = None
+    decides: bool = False
+    """Whether the weights choose scale and depth for each patch (CAIN-SD)."""
 
 
 def choose(model: str) -> tuple[str, str]:
@@ -55,13 +58,16 @@ def load_weights(config: InterpolateConfig) -> tuple[Weights, Facts]:
 
 def _load(model: str) -> tuple[Weights, Facts]:
     from models import weights
-    from models.cain_sd import cain
+    from models.cain_sd import adaptive, cain
     from models.rife import checkpoint
 
     try:
         loaded = weights.load(model)
         if any(name.startswith("encode.cnn") for name in loaded.tensors):
             return loaded, Facts(loaded.name, loaded.sha256, rife=checkpoint.infer_sizes(loaded.tensors))
+        if adaptive.is_adaptive(loaded.tensors):
+            sizes = cain.infer_sizes(adaptive.split_parts(loaded.tensors)["cain"])
+            return loaded, Facts(loaded.name, loaded.sha256, cain=sizes, decides=True)
         return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors))
     except weights.WeightsError as error:
         raise WeightsUnusable(str(error)) from error
@@ -75,12 +81,46 @@ def _check(config: InterpolateConfig, facts: Facts) -> None:
             raise ConfigError(f"blocks={config.blocks}: model={config.model} has exits 1 to {len(facts.rife.widths)}")
         return
     assert facts.cain is not None
+    if config.adaptive is True and not facts.decides:
+        raise ConfigError(
+            f"adaptive=true: the weights of model={config.model} do not choose scale and depth; take CAIN-SD's, or auto"
+        )
     if config.exit_depth > facts.cain["groups"]:
         raise ConfigError(f"exit_depth={config.exit_depth}: model={config.model} has exits 1 to {facts.cain['groups']}")
     try:
         config.check_midpoints()
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Interpolator, str, str]:
+    """The interpolator that the configuration asks for, its weights' name and their digest.
+
+    Raises as load_weights does.
+    """
+    from models.cain_sd import CAIN, adaptive
+    from models.rife import IFNet
+    from pipeline.tasks.adaptive import AdaptiveMidpoints
+    from pipeline.tasks.adaptive_cain import CainBackbone
+    from pipeline.tasks.any_time import AnyTimeModel
+    from pipeline.tasks.interpolators import Blend, MidpointModel
+
+    if config.model == "blend":
+        return Blend(), config.model, ""
+    loaded, facts = load_weights(config)
+    made: Interpolator
+    try:
+        if facts.rife is not None:
+            made = AnyTimeModel(IFNet.from_reference(loaded.tensors), config, device, precision)
+        elif facts.decides and config.adaptive:
+            backbone = CainBackbone(adaptive.CAINSD.from_tensors(loaded.tensors), config.exit_depth, device)
+            made = AdaptiveMidpoints(backbone, config, device, precision)
+        else:
+            plain = adaptive.split_parts(loaded.tensors)["cain"] if facts.decides else loaded.tensors
+            made = MidpointModel(CAIN.from_reference(plain), config, device, precision)
+    except (KeyError, ValueError) as error:
+        raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
+    return made, loaded.name, loaded.sha256
 
 
 @lru_cache(maxsize=8)

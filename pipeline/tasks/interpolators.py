@@ -5,6 +5,7 @@ A picture's values never depend on what else is computed with it: on the CPU pai
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -54,31 +55,45 @@ class Blend:
         return [[Made(torch.lerp(pair.left, pair.right, float(t)), t) for t in pair.places] for pair in pairs]
 
 
-class MidpointModel:
-    """A model that knows the middle only: other places by recursion, as near as `max_t_error` asks."""
+class Recursion(ABC):
+    """Any place by recursion on a model that knows the middle only, as near as `max_t_error` asks."""
 
-    def __init__(self, network: CAIN, config: InterpolateConfig, device: str, precision: str) -> None:
-        self._network = network.to(device).eval()
+    def __init__(self, config: InterpolateConfig, device: str) -> None:
         self._config = config
         self._device = device
-        self._bf16 = precision == "bf16"
         self._batch = config.batch if device.startswith("cuda") else 1
 
     def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         limit, depth = self._config.max_t_error, self._config.max_depth
         nodes = [[nearest_node(t, limit, depth) for t in pair.places] for pair in pairs]
-        made: list[dict[Fraction, Tensor]] = [{Fraction(0): p.left, Fraction(1): p.right} for p in pairs]
+        made = [{end: Made(x, end) for end, x in ((Fraction(0), p.left), (Fraction(1), p.right))} for p in pairs]
         steps = [(index, step) for index, wanted in enumerate(nodes) for step in passes(wanted)]
         # Shallow nodes first; those of one depth are independent and share batches.
         for denominator in sorted({step.node.denominator for _, step in steps}):
             level = [(index, step) for index, step in steps if step.node.denominator == denominator]
             for start in range(0, len(level), self._batch):
                 part = level[start : start + self._batch]
-                lefts = torch.stack([made[index][step.left] for index, step in part])
-                rights = torch.stack([made[index][step.right] for index, step in part])
-                for (index, step), middle in zip(part, self.midpoint(lefts, rights), strict=True):
-                    made[index][step.node] = middle
-        return [[Made(have[node], node) for node in wanted] for have, wanted in zip(made, nodes, strict=True)]
+                ends = [(made[index][step.left].picture, made[index][step.right].picture) for index, step in part]
+                for (index, step), (middle, decisions) in zip(part, self._middles(ends), strict=True):
+                    made[index][step.node] = Made(middle, step.node, decisions)
+        return [[have[node] for node in wanted] for have, wanted in zip(made, nodes, strict=True)]
+
+    @abstractmethod
+    def _middles(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, FrameDecisions | None]]:
+        """The frames in the middle of up to `batch` pairs of frames [3,H,W], clamped, and how they came about."""
+
+
+class MidpointModel(Recursion):
+    """CAIN at one depth for the whole frame."""
+
+    def __init__(self, network: CAIN, config: InterpolateConfig, device: str, precision: str) -> None:
+        super().__init__(config, device)
+        self._network = network.to(device).eval()
+        self._bf16 = precision == "bf16"
+
+    def _middles(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, FrameDecisions | None]]:
+        lefts, rights = (torch.stack(frames) for frames in zip(*ends, strict=True))
+        return [(middle, None) for middle in self.midpoint(lefts, rights)]
 
     @torch.inference_mode()
     def midpoint(self, left: Tensor, right: Tensor) -> Tensor:
