@@ -1,6 +1,7 @@
 """Every path of a run's output prefix, and the version of what is stored there.
 
 video/<name>                                              finished video (interpolation)
+video/<name>.decisions.parquet, <name>.preview.mp4        how it was made: a row a frame, and a picture of them
 flow/<name>.parquet, .part-<n>.parquet, .preview.mp4      finished video (flow): its records, and a picture of them
 flow/group-<n>.parquet                                    records of several small videos
 _motionmill/run.json                                      what the run is: its fingerprint, key by key
@@ -9,10 +10,12 @@ _motionmill/commit/<video_id>/<clip_id>.json              which attempt counts: 
 _motionmill/videos/<video_id>.json                        the same for a whole video
 _motionmill/ungrouped/<video_id>.parquet                  records of a small video, until it is grouped
 _motionmill/groups/<n>.json                               which small videos a group takes in: put once, conditionally
+_motionmill/attempts/<session>/begun.json                 a session that is at work, or died
 _motionmill/attempts/<session>/<video_id>/<clip_id>/      <n>.json: tries that began, and what ended them
 _motionmill/quarantine/quarantine.parquet                 what failed, and why
 _motionmill/quarantine/<folder>/<name>                    the good beginning of a video that failed
 _motionmill/summary.json, runs/<session>.json             how the last run, and each session, went
+_motionmill/report.html                                   the same for people, with pictures
 """
 
 from __future__ import annotations
@@ -56,8 +59,9 @@ class Layout:
         return f"{self.data}/{video_id}"
 
     def final(self, name: str, suffix: str = ".mp4", folder: str = "video") -> str:
-        """Relative path of a finished video, or of one of its files."""
-        return f"{folder}/{final_name(name, suffix) if folder == 'video' else record_name(name, suffix)}"
+        """Relative path of a finished video, or of one of its files: ".mp4", ".parquet", ".preview.mp4", …"""
+        whole = folder == "video" and suffix.count(".") == 1
+        return f"{folder}/{final_name(name, suffix) if whole else record_name(name, suffix)}"
 
     def good_prefix(self, name: str, suffix: str = ".mp4", folder: str = "video") -> str:
         """Relative path of the good beginning of a video that failed."""
@@ -85,6 +89,10 @@ class Layout:
     @property
     def summary(self) -> str:
         return self.uri(f"{STATE}/summary.json")
+
+    @property
+    def report(self) -> str:
+        return self.uri(f"{STATE}/report.html")
 
     @property
     def quarantine(self) -> str:
@@ -117,6 +125,9 @@ class Layout:
     def attempts(self, session: str) -> str:
         return f"{self.all_attempts}/{session}"
 
+    def begun(self, session: str) -> str:
+        return f"{self.attempts(session)}/begun.json"
+
     def attempts_of(self, session: str, video_id: str, clip_id: str) -> str:
         return f"{self.attempts(session)}/{video_id}/{clip_id}"
 
@@ -128,10 +139,11 @@ def final_name(name: str, suffix: str) -> str:
     """Where the video `name` goes, in a container of `suffix`: different names never meet.
 
     "a.mp4" → "a.mp4"; "a.mkv" → "a.mkv.mp4"; and so that no third name meets these, "a.mkv.mp4" → "a.mkv.mp4.mp4"
-    and "a" (no video's suffix) → "a.video.mp4".
+    and "a" (no video's suffix) → "a.video.mp4". "a.mp4.preview.mp4" gets another suffix too: it is what the preview of
+    "a.mp4" is called.
     """
     stem = name.removesuffix(suffix)
-    if stem != name and stem.rpartition("/")[2] and not _marked(stem):
+    if stem != name and stem.rpartition("/")[2] and not _marked(stem) and not _marked(stem.removesuffix(".preview")):
         return name
     return f"{name}{suffix}" if _marked(name) and not name.lower().endswith(".video") else f"{name}.video{suffix}"
 

@@ -25,9 +25,9 @@ from pipeline.config import RetryConfig
 from pipeline.errors import AlreadyExists, ConfigError, MotionmillError, ObjectNotFound, StorageError
 from pipeline.faults import redact, scrub, transient, translated
 from pipeline.ranged import READAHEAD, RangedFile
-from pipeline.stores import LocalStore, ObjectInfo, S3Store, Store, connect, local_path, part_size, scheme
+from pipeline.stores import LocalStore, ObjectInfo, S3Store, Store, Unfinished, connect, local_path, part_size, scheme
 
-__all__ = ["ObjectInfo", "Storage", "absolute", "join", "ordered", "redact", "scrub", "transient"]
+__all__ = ["ObjectInfo", "Storage", "Unfinished", "absolute", "join", "ordered", "redact", "scrub", "transient"]
 
 
 def absolute(uri: str) -> str:
@@ -101,9 +101,18 @@ class Storage:
         except ValueError as error:
             raise StorageError(f"{redact(uri)}: not JSON ({error}; {len(data)} bytes); restore or delete it") from None
 
-    def read_many(self, uris: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Whole objects, fetched 16 at a time, in the order given."""
-        return ordered(lambda uri: (uri, self.read_bytes(uri)), uris)
+    def read_many(self, uris: Iterable[str], *, missing_ok: bool = False) -> Iterator[tuple[str, bytes]]:
+        """Whole objects, fetched 16 at a time, in the order given; those that are gone are left out if `missing_ok`."""
+
+        def read(uri: str) -> tuple[str, bytes] | None:
+            try:
+                return uri, self.read_bytes(uri)
+            except ObjectNotFound:
+                if missing_ok:
+                    return None
+                raise
+
+        return (found for found in ordered(read, uris) if found is not None)
 
     def get_file(self, uri: str, local: str | os.PathLike[str]) -> ObjectInfo:
         """Downloads to a local file, which appears complete or not at all."""
@@ -249,6 +258,19 @@ class Storage:
         store = self._store(prefix)
         if isinstance(store, LocalStore):
             store.sweep(prefix)
+
+    def clock(self, prefix: str) -> float:
+        """Seconds since the epoch, by the clock that dates the objects below `prefix`."""
+        return self._do(prefix, "look-up", lambda: self._store(prefix).clock(prefix))
+
+    def unfinished(self, prefix: str) -> list[Unfinished]:
+        """Writes below the folder `prefix` that were begun and not ended, and that no process on this machine is at."""
+        return self._do(prefix, "list", lambda: list(self._store(prefix).unfinished(prefix)))
+
+    def discard(self, item: Unfinished) -> None:
+        """Deletes what such a write has left; nothing happens if it is gone."""
+        with contextlib.suppress(ObjectNotFound):
+            self._do(item.uri, "delete", lambda: self._store(item.uri).discard(item))
 
     def check_writable(self, prefix: str) -> None:
         """Proves that the prefix can be written, created in exclusively, read and deleted; or raises a UsageError."""

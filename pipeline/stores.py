@@ -11,10 +11,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Protocol, cast
 
 import fsspec
@@ -33,6 +37,20 @@ class ObjectInfo:
     uri: str
     size: int
     version: str
+    modified: float | None = field(default=None, compare=False)
+    """Seconds since the epoch, by the store's clock; None where it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that was begun and not ended: a half-written file, or a multipart upload."""
+
+    uri: str
+    """What it was to become; on local disks, the half-written file itself."""
+    size: int
+    began: float
+    upload: str = ""
+    """S3's id of it."""
 
 
 class Store(Protocol):
@@ -43,6 +61,16 @@ class Store(Protocol):
     def put(self, uri: str, data: bytes) -> None: ...
     def create(self, uri: str, data: bytes) -> None: ...
     def delete(self, uris: list[str]) -> None: ...
+
+    def clock(self, uri: str) -> float:
+        """Seconds since the epoch, by the clock that dates the objects."""
+        ...
+
+    def unfinished(self, uri: str) -> Iterator[Unfinished]:
+        """Writes below a folder that no living process is known to be at."""
+        ...
+
+    def discard(self, item: Unfinished) -> None: ...
 
 
 def scheme(uri: str) -> str:
@@ -67,7 +95,7 @@ class LocalStore:
         status = os.stat(path)
         if os.path.isdir(path):
             raise FileNotFoundError(errno.ENOENT, "is a folder, not a file", path)
-        return ObjectInfo(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        return ObjectInfo(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
 
     def is_folder(self, uri: str) -> bool:
         return os.path.isdir(local_path(uri))
@@ -92,11 +120,33 @@ class LocalStore:
 
     def sweep(self, uri: str) -> None:
         """Deletes what killed writers left half-written below the folder; what a living one is writing stays."""
+        for item in self.unfinished(uri):
+            self.discard(item)
+
+    def clock(self, uri: str) -> float:
+        folder = local_path(uri)
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:  # a file server has a clock of its own
+                return os.fstat(file.fileno()).st_mtime
+        except OSError:
+            return time.time()
+
+    def unfinished(self, uri: str) -> Iterator[Unfinished]:
         for path in _paths(local_path(uri)):
-            if _is_temporary(path):
-                with contextlib.suppress(OSError), open(path, "rb") as file:  # renamed, swept, or not ours to delete
+            if not _is_temporary(path):
+                continue
+            try:
+                with open(path, "rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)
+                    status = os.fstat(file.fileno())
+            except OSError:
+                continue  # being written, renamed, swept, or not ours
+            yield Unfinished(path, status.st_size, status.st_mtime)
+
+    def discard(self, item: Unfinished) -> None:
+        with contextlib.suppress(OSError), open(item.uri, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(item.uri)
 
     def put(self, uri: str, data: bytes) -> None:
         path = local_path(uri)
@@ -223,7 +273,7 @@ class S3Store:
         if not self._split(uri)[1]:
             raise FileNotFoundError(errno.ENOENT, "names a bucket, not an object")
         out = self._call("head_object", uri)
-        return ObjectInfo(uri, out["ContentLength"], out["ETag"].strip('"'))
+        return ObjectInfo(uri, out["ContentLength"], out["ETag"].strip('"'), out["LastModified"].timestamp())
 
     def is_folder(self, uri: str) -> bool:
         bucket, key = self._split(uri.rstrip("/"))
@@ -263,7 +313,12 @@ class S3Store:
         prefix = (f"{key}/" if key else "") + stem
         out = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **arguments)
         found = [
-            ObjectInfo(f"{scheme(uri)}://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+            ObjectInfo(
+                f"{scheme(uri)}://{bucket}/{item['Key']}",
+                item["Size"],
+                item["ETag"].strip('"'),
+                item["LastModified"].timestamp(),
+            )
             for item in out.get("Contents", [])
             if not item["Key"].endswith("/")  # a folder's marker
         ]
@@ -299,6 +354,36 @@ class S3Store:
     def abort_upload(self, uri: str, upload: str) -> None:
         self._call("abort_multipart_upload", uri, UploadId=upload)
 
+    def clock(self, uri: str) -> float:
+        bucket, key = self._split(uri.rstrip("/"))
+        out = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+        return parsedate_to_datetime(out["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+
+    def unfinished(self, uri: str) -> Iterator[Unfinished]:
+        bucket, key = self._split(uri.rstrip("/"))
+        marks: dict[str, Any] = {}
+        while True:
+            out = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/" if key else "", **marks)
+            for item in out.get("Uploads") or ():
+                place = f"{scheme(uri)}://{bucket}/{item['Key']}"
+                size = self._uploaded(place, item["UploadId"])
+                yield Unfinished(place, size, item["Initiated"].timestamp(), item["UploadId"])
+            if not out.get("IsTruncated"):
+                return
+            marks = {"KeyMarker": out["NextKeyMarker"], "UploadIdMarker": out["NextUploadIdMarker"]}
+
+    def _uploaded(self, uri: str, upload: str) -> int:
+        """Bytes of the parts that have arrived: those of the first 1000."""
+        try:
+            return sum(part["Size"] for part in self._call("list_parts", uri, UploadId=upload).get("Parts") or ())
+        except OSError as error:
+            if status_of(error) != 404 and not isinstance(error, FileNotFoundError):
+                raise
+            return 0  # ended meanwhile
+
+    def discard(self, item: Unfinished) -> None:
+        self.abort_upload(item.uri, item.upload)
+
 
 class FsspecStore:
     """memory://, gs://, az://, http(s)://, hf://, …: as fsspec's own implementations have it."""
@@ -315,14 +400,17 @@ class FsspecStore:
         keys = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
         mark = next((str(details[key]).strip('"') for key in keys if details.get(key)), "")
         size = -1 if details.get("size") is None else int(details["size"])
-        return ObjectInfo(self._uri(details["name"]), size, mark or str(size))
+        dates = ("LastModified", "last_modified", "updated", "mtime", "created")
+        dated = next((details[key] for key in dates if isinstance(details.get(key), (datetime, int, float))), None)
+        modified = dated.timestamp() if isinstance(dated, datetime) else dated
+        return ObjectInfo(self._uri(details["name"]), size, mark or str(size), modified)
 
     def info(self, uri: str) -> ObjectInfo:
         details = self._fs.info(uri)
         if details.get("type") == "directory":
             raise FileNotFoundError(errno.ENOENT, "is a folder, not an object")
         found = self._info(details)
-        return ObjectInfo(uri, found.size, found.version)
+        return ObjectInfo(uri, found.size, found.version, found.modified)
 
     def is_folder(self, uri: str) -> bool:
         try:
@@ -365,6 +453,15 @@ class FsspecStore:
         for uri in uris:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(uri)
+
+    def clock(self, uri: str) -> float:
+        return time.time()
+
+    def unfinished(self, uri: str) -> Iterator[Unfinished]:
+        yield from ()
+
+    def discard(self, item: Unfinished) -> None:
+        raise NotImplementedError
 
 
 def connect(protocol: str) -> Store:

@@ -180,14 +180,16 @@ def load_clip_commits(storage: Storage, layout: Layout, video_id: str) -> dict[s
     return {commit.clip_id: commit for commit in commits}
 
 
-def iter_clip_commits(storage: Storage, layout: Layout) -> Iterator[ClipCommit]:
-    """Every clip commit of the run, by video and clip, streamed."""
-    for uri, data in storage.read_many(info.uri for info in storage.list(layout.clip_commits)):
+def iter_clip_commits(storage: Storage, layout: Layout, *, missing_ok: bool = False) -> Iterator[ClipCommit]:
+    """Every clip commit of the run, by video and clip, streamed; `missing_ok`: a run may be deleting some meanwhile."""
+    uris = (info.uri for info in storage.list(layout.clip_commits))
+    for uri, data in storage.read_many(uris, missing_ok=missing_ok):
         yield _parse(ClipCommit, uri, data)
 
 
-def iter_video_commits(storage: Storage, layout: Layout) -> Iterator[VideoCommit]:
-    for uri, data in storage.read_many(info.uri for info in storage.list(layout.video_commits)):
+def iter_video_commits(storage: Storage, layout: Layout, *, missing_ok: bool = False) -> Iterator[VideoCommit]:
+    uris = (info.uri for info in storage.list(layout.video_commits))
+    for uri, data in storage.read_many(uris, missing_ok=missing_ok):
         yield _parse(VideoCommit, uri, data)
 
 
@@ -316,6 +318,7 @@ def open_run(storage: Storage, layout: Layout, document: Mapping[str, Any], *, o
             found = _read_run(storage, layout)  # another process began one just now
             if found is None or found["fingerprint"] != mark:
                 raise OutputConflict(_differences(layout, found or {}, document))
+    storage.put(layout.begun(session), json.dumps({"host": socket.gethostname()}).encode())
     return Session(id=session, fingerprint=mark, resumed=found is not None)
 
 
