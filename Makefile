@@ -4,13 +4,13 @@ BIN := .venv/bin
 # Build environments are held to the same lock as everything else.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: interpolate test lint test-slow test-gpu bench clean
+.PHONY: interpolate test lint test-slow test-gpu test-browser bench clean
 
 interpolate: .venv/installed
 	$(BIN)/python jobs/interpolate.py jobs/samples out
 
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -m "not slow and not gpu and not browser"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -23,6 +23,10 @@ test-slow: .venv/installed-test
 # Fails where no GPU is found: it is for machines that were promised one.
 test-gpu: .venv/installed-test
 	MOTIONMILL_REQUIRE_GPU=1 $(BIN)/pytest -m gpu
+
+# Fails where no Chromium is found (Debian: apt-get install chromium).
+test-browser: .venv/installed-test
+	$(BIN)/pytest -m browser
 
 bench: .venv/installed
 	$(BIN)/python jobs/benchmark.py interpolate

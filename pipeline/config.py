@@ -231,6 +231,8 @@ class RunConfig(Section):
     """Arithmetic of the model; auto: bf16 on a GPU, fp32 on the CPU."""
     batch: int = Field(4, ge=1)
     """Model inputs processed together on a GPU; never changes a result."""
+    report: bool = True
+    """Write an HTML report of the run (_motionmill/report.html) at its end."""
 
 
 ANY_TIME = frozenset({"auto", "blend", "rife-4.14"})
@@ -267,6 +269,12 @@ class InterpolateConfig(RunConfig):
     duplicates: DuplicatesConfig = DuplicatesConfig()
     patch: PatchConfig = PatchConfig()
     encode: EncodeConfig = EncodeConfig()
+    decisions: bool | Literal["auto"] = "auto"
+    """A table beside each video: how each frame was made, and what its patches got; auto: for adaptive models."""
+    preview: bool = False
+    """A video beside each: the finished frames with what their patches got, to look at."""
+    self_check: float = Field(0.0, ge=0, le=1)
+    """Share of known frames to drop and make again from their neighbours, to report PSNR and SSIM by motion."""
 
     @model_validator(mode="after")
     def _reachable(self) -> InterpolateConfig:
@@ -294,7 +302,9 @@ class InterpolateConfig(RunConfig):
             )
 
 
-RUNTIME_KEYS = frozenset({"resources", "retry", "batch", "input", "limits", "decode.threads", "decode.queue_frames"})
+RUNTIME_KEYS = frozenset(
+    {"resources", "retry", "batch", "report", "input", "limits", "decode.threads", "decode.queue_frames"}
+)
 """Keys that never change an output byte; the fingerprint leaves them out."""
 
 C = TypeVar("C", bound=RunConfig)

@@ -29,15 +29,19 @@ from pipeline.run import cluster, grouping, limits
 from pipeline.run.datasource import VideoSource
 from pipeline.run.finalise import finalise
 from pipeline.run.fingerprint import fingerprint_document
+from pipeline.run.metrics import DriverMetrics, endpoints
 from pipeline.run.progress import Display, Tally
 from pipeline.run.rows import Receipt, Row, receipt_from
-from pipeline.run.summary import Account, Summary
+from pipeline.run.summary import Account, StartUp, Summary
 from pipeline.run.worker import ALLOCATOR, ClipWorker, RunContext, failure_of
 from pipeline.storage import Storage, absolute, redact, scrub
 from pipeline.tasks.base import Task
 from pipeline.types import VideoRef
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_QUARANTINED = 0, 1, 2, 3
+METRICS_EVERY_S = 2.0
+SHOWN_NODES = 4
+"""Endpoints of metrics that are printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
     Everything that can be known to be wrong is found before any work: the input, rights on the output, the cluster's
     resources, encoders on every node, another run in the same prefix.
     """
+    started = time.time()
     source, output = absolute(source), absolute(output)
     storage = Storage(task.config.retry)
     layout = Layout(output)
@@ -71,6 +76,7 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
     task.fingerprint()  # finds missing or damaged weights
     limit = limits.of(task.config)
     cluster.connect(task.config.resources)
+    connected = time.time()
     try:
         placement = cluster.place(task.config.resources)
         task = task.on(placement.device)
@@ -87,7 +93,9 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
             print("no GPU in use: the model runs on the CPU", flush=True)
         for note in task.notes():
             print(note, flush=True)
-        return _Run(context, session, placement, storage, layout).execute(_chain(first, listing))
+        print(f"metrics: {', '.join(endpoints()[:SHOWN_NODES]) or 'this cluster exports none'}", flush=True)
+        start_up = StartUp(started, connected, time.time())
+        return _Run(context, session, placement, storage, layout, start_up).execute(_chain(first, listing))
     finally:
         ray.shutdown()
 
@@ -105,22 +113,28 @@ class _Run:
         placement: cluster.Placement,
         storage: Storage,
         layout: Layout,
+        start_up: StartUp | None = None,
     ) -> None:
         self._context, self._session, self._placement = context, session, placement
         self._storage, self._layout = storage, layout
         self._tally = Tally()
-        self._account = Account()
+        now = time.time()
+        start_up = start_up or StartUp(now, now, now)
+        self._account = Account(start_up=start_up)
+        self._metrics = DriverMetrics(context.task.name, context.session)
+        self._shown = 0.0
         self._videos: dict[str, _Video] = {}
         self._finished: set[str] = set()
         self._joining: dict[Any, Row] = {}
         self._waiting: list[Row] = []
         self._display: Display | None = None
-        self._started = time.time()
+        self._started = start_up.started
 
     def execute(self, listing: Iterator[VideoRef | DiscoveryFailure]) -> int:
         todo, broken = self._todo(listing)
         display = self._display = Display(self._context.task.name, self._tally)
         self._tally.videos = len(todo) + len(broken)
+        self._show_metrics()
         try:
             for row in broken:
                 self._refuse(row)
@@ -237,6 +251,21 @@ class _Run:
                 self._joined(self._joining.pop(reference), ray.get(reference))
         if self._display is not None:
             self._display.update()
+        if time.monotonic() - self._shown >= METRICS_EVERY_S:
+            self._show_metrics()
+
+    def _show_metrics(self) -> None:
+        tally, account = self._tally, self._account
+        self._metrics.show(
+            todo=tally.videos - tally.videos_done - tally.videos_quarantined,
+            done=tally.videos_done,
+            quarantined=tally.videos_quarantined,
+            clips_left=tally.clips - tally.clips_done,
+            store_retries=account.retries,
+            clip_retries=account.clip_retries,
+            actors=self._placement.actors,
+        )
+        self._shown = time.monotonic()
 
     def _drain(self) -> None:
         while self._waiting or self._joining:
@@ -270,6 +299,8 @@ class _Run:
         self._storage.put(self._layout.session_summary(self._session.id), data)
         self._storage.put(self._layout.summary, data)
         print(summary.text(), flush=True)
+        if self._context.task.config.report:
+            self._report()
         if lost:
             raise StorageError(
                 f"{lost} of {self._tally.videos} videos are neither committed nor quarantined; run the same command "
@@ -280,6 +311,15 @@ class _Run:
         self._context.attempts().clear()
         sweep(self._storage, self._layout)
         return EXIT_QUARANTINED if in_quarantine else EXIT_OK
+
+    def _report(self) -> None:
+        """Pictures of a run that has ended: if they cannot be made, it has ended well all the same."""
+        from pipeline import report
+
+        try:
+            print(f"report     {redact(report.write(self._storage, self._layout))}", flush=True)
+        except Exception as error:
+            print(f"no report was made ({type(error).__name__}: {scrub(str(error))}); jobs/report.py tries again")
 
 
 def _probers() -> int:
