@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from models.cain_sd import cost
 from models.cain_sd.block_motion import BlockMotion
-from models.cain_sd.cain import CAIN
+from models.cain_sd.cain import CAIN, full_precision, spatial_mean
 from models.cain_sd.carn import CARNM
 from models.cain_sd.light_sr import LightSR
 from models.cain_sd.pwcnet import PWCNet
@@ -80,6 +80,15 @@ class CAINSD(nn.Module):
         small0, small1 = reduce(patch0, scale), reduce(patch1, scale)
         small = self.cain(small0, small1, depth, means=means, pad_multiple=self.cain.shuffle)
         return self.enlarge(small, scale, patch0, patch1)[..., :height, :width]
+
+    def every_exit(self, patch0: Tensor, patch1: Tensor, scale: int, means: Means | None = None) -> list[Tensor]:
+        """`synthesise` at one scale and each exit, the groups run once: for training and for measuring.
+
+        The patches' sides are multiples of scale * the network's shuffle factor.
+        """
+        small0, small1 = (patch0, patch1) if scale == 1 else (reduce(patch0, scale), reduce(patch1, scale))
+        found = exits(self.cain, small0, small1, means)
+        return found if scale == 1 else [self.enlarge(small, scale, patch0, patch1) for small in found]
 
     def enlarge(self, small: Tensor, scale: int, patch0: Tensor, patch1: Tensor) -> Tensor:
         """The small middle [N,3,H/scale,W/scale] in the size of the patches [N,3,H,W] that it lies between."""
@@ -144,6 +153,25 @@ class CAINSD(nn.Module):
         if isinstance(self.motion, PWCNet):
             parts["motion"] = self.motion.to_reference()
         return {f"{part}.{name}": value for part, named in parts.items() for name, value in named.items()}
+
+    def to_reference(self) -> dict[str, Tensor]:
+        """As to_tensors: the name that all networks have it under."""
+        return self.to_tensors()
+
+
+def exits(cain: CAIN, frame0: Tensor, frame1: Tensor, means: Means | None = None) -> list[Tensor]:
+    """CAIN's frame after each group, without padding; frames [N,3,H,W] with sides that its shuffle factor divides."""
+    mean0, mean1 = means if means is not None else (spatial_mean(frame0), spatial_mean(frame1))
+    folded = [F.pixel_unshuffle(x - mean, cain.shuffle) for x, mean in ((frame0, mean0), (frame1, mean1))]
+    with full_precision(frame0):
+        shallow = cain.head(torch.cat(folded, 1))
+    deep, found = shallow, []
+    for group in cain.groups:
+        deep = group(deep)
+        with full_precision(frame0):
+            features = cain.tail(deep + shallow)
+        found.append(F.pixel_shuffle(features, cain.shuffle) + (mean0 + mean1) / 2)
+    return found
 
 
 def is_adaptive(tensors: Mapping[str, Any]) -> bool:

@@ -12,6 +12,10 @@ import yaml
 
 from pipeline.errors import ConfigError
 from pipeline.training.clips import Clip, load_clips
+from pipeline.training.detection_loop import DetectionTrainer
+from pipeline.training.detection_recipe import DetectionRecipe
+from pipeline.training.detection_sampling import DetectionSampler
+from pipeline.training.detection_sources import classes_of, load_sources
 from pipeline.training.flow_loop import FlowTrainer
 from pipeline.training.flow_recipe import FlowRecipe
 from pipeline.training.flow_sampling import SceneSampler
@@ -19,19 +23,22 @@ from pipeline.training.flow_textures import load_pyramids
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
 from pipeline.training.sampling import TripletSampler
+from pipeline.training.sd_loop import SDTrainer
+from pipeline.training.sd_recipe import SDRecipe
+from pipeline.training.sd_sampling import SDSampler
 from pipeline.training.segmentation_loop import SegmentationTrainer
 from pipeline.training.segmentation_recipe import SegmentationRecipe
 from pipeline.training.segmentation_sampling import PairSampler, load_labelled
 from pipeline.training.trainer import BaseTrainer, Sampler
 
-AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe
+AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe
 
 
 @dataclass(frozen=True)
 class Kind:
     """`sources` reads folders (and may keep decoded frames in a cache); the others take what it returned."""
 
-    recipe: type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe]
+    recipe: type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe] | type[DetectionRecipe] | type[SDRecipe]
     network: str  # of the exported weights, as models/weights.py names it
     sources: Callable[[Any, Sequence[Path], Path], Any]
     sampler: Callable[[Any, Any], Sampler[Any]]
@@ -39,7 +46,7 @@ class Kind:
     trainer: Callable[[Any, torch.device | None, Sampler[Any] | None], BaseTrainer[Any, Any]]
 
 
-def _clips(recipe: Recipe, folders: Sequence[Path], cache: Path) -> list[Clip]:
+def _clips(recipe: Recipe | SDRecipe, folders: Sequence[Path], cache: Path) -> list[Clip]:
     return [clip for one in folders for clip in load_clips(one, cache, recipe.data.scales, recipe.largest_crop)]
 
 
@@ -47,6 +54,11 @@ def _segmentation(
     recipe: SegmentationRecipe, device: torch.device | None, sampler: Sampler[Any] | None
 ) -> SegmentationTrainer:
     return SegmentationTrainer(recipe, device, cast("PairSampler | None", sampler))
+
+
+def _detection(recipe: DetectionRecipe, device: torch.device | None, sampler: Sampler[Any] | None) -> DetectionTrainer:
+    classes = classes_of(Path(recipe.labels))
+    return DetectionTrainer(recipe, classes, device, cast("DetectionSampler | None", sampler))
 
 
 KINDS = {
@@ -57,6 +69,14 @@ KINDS = {
         sampler=lambda recipe, clips: TripletSampler(clips, recipe),
         held_out=lambda recipe, clips: TripletSampler(clips, recipe, held_out=True) if recipe.data.held_out else None,
         trainer=lambda recipe, device, sampler: Trainer(recipe, device),
+    ),
+    "cain-sd": Kind(
+        recipe=SDRecipe,
+        network="models.cain_sd.CAINSD",
+        sources=_clips,
+        sampler=lambda recipe, clips: SDSampler(clips, recipe),
+        held_out=lambda recipe, clips: SDSampler(clips, recipe, held_out=True) if recipe.data.held_out else None,
+        trainer=lambda recipe, device, sampler: SDTrainer(recipe, device),
     ),
     "memfof": Kind(
         recipe=FlowRecipe,
@@ -74,6 +94,16 @@ KINDS = {
         held_out=lambda recipe, pictures: None,
         trainer=_segmentation,
     ),
+    "dff-detection": Kind(
+        recipe=DetectionRecipe,
+        network="models.dff.bundle.unpack",
+        sources=lambda recipe, folders, cache: load_sources(
+            Path(recipe.labels), folders, cache, recipe.data.short_side
+        ),
+        sampler=lambda recipe, labelled: DetectionSampler(labelled, recipe),
+        held_out=lambda recipe, labelled: None,
+        trainer=_detection,
+    ),
 }
 
 
@@ -86,7 +116,9 @@ def kind_of(recipe: AnyRecipe) -> Kind:
     return KINDS[network_of(recipe)]
 
 
-def recipe_type(path: Path) -> type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe]:
+def recipe_type(
+    path: Path,
+) -> type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe] | type[DetectionRecipe] | type[SDRecipe]:
     """By the file's key `network`; CAIN's where it has none. Raises ConfigError for a network unknown here."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from pipeline.training.export import save_weights
 from pipeline.training.kinds import KINDS, AnyRecipe, kind_of, network_of
 from pipeline.training.trainer import BaseTrainer, prefetch
 
-RESUMABLE = ("schedule", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
+RESUMABLE = ("schedule", "phases", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
 STATE, HISTORY = "state.pt", "history.jsonl"
 CHECKPOINTS = "checkpoints"
 MAX_FAILURES = 3  # of worker processes, each resumed from the last checkpoint

@@ -6,7 +6,7 @@ A batch is a pure function of (seed, step, rank): a resumed run sees exactly the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import InputNotFound
 from pipeline.training.clips import Clip, Frames
-from pipeline.training.recipe import DataRecipe, Recipe
+from pipeline.training.recipe import DataRecipe, ScheduleRecipe, Stage
 from pipeline.training.synthetic import OVERSAMPLING, make_triplet
 
 CANDIDATES = 4  # crops looked at before one is chosen by how much moves in it
@@ -31,6 +31,20 @@ class Batch(NamedTuple):
         return Batch(*(x.to(device, non_blocking=True) for x in self))
 
 
+class TripletRecipe(Protocol):
+    """What a sampler reads of a recipe."""
+
+    @property
+    def data(self) -> DataRecipe: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def schedule(self) -> ScheduleRecipe: ...
+    @property
+    def largest_crop(self) -> int: ...
+    def stage(self, progress: float) -> Stage: ...
+
+
 class Source(NamedTuple):
     """Triplets of one clip at one gap, by their first frames."""
 
@@ -42,7 +56,7 @@ class Source(NamedTuple):
 class TripletSampler:
     """Draws batches from clips by a recipe. `held_out` draws from the frames that training never sees."""
 
-    def __init__(self, clips: Sequence[Clip], recipe: Recipe, *, held_out: bool = False) -> None:
+    def __init__(self, clips: Sequence[Clip], recipe: TripletRecipe, *, held_out: bool = False) -> None:
         self._recipe, self._data = recipe, recipe.data
         self._seed = recipe.seed + (1 << 32 if held_out else 0)
         self._sources = list(_sources(clips, recipe.data, held_out))
@@ -58,24 +72,34 @@ class TripletSampler:
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         """The batch of one process at one optimiser step."""
+        return self.draw(step, rank)[0]
+
+    def draw(self, step: int, rank: int = 0) -> tuple[Batch, list[int]]:
+        """The batch, and the short side of the frame that each of its triplets was cut from, in its own pixels."""
         progress = step / self._recipe.schedule.steps
         stage = self._recipe.stage(progress)
-        samples = []
+        samples, sides = [], []
         for index in range(stage.batch):
             rng = np.random.default_rng([self._seed, step, rank, index])
             if rng.random() < self._data.synthetic.at(progress):
                 reach = self._data.synthetic_reach.at(progress)
-                frames = make_triplet(self._stills, stage.crop, reach, rng)
+                frames, side = make_triplet(self._stills, stage.crop, reach, rng), stage.crop
             else:
-                frames = self._real(stage.crop, rng)
+                frames, side = self._real(stage.crop, rng)
             frames = flip(frames, rng, transpose=self._data.transpose)
             scaled = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().div_(255)
             samples.append(colour_jitter(scaled, rng, self._data.colour_jitter))
+            sides.append(side)
         stacked = torch.stack(samples, 1)  # (3 frames, N, 3, S, S)
-        return Batch(*(frame.contiguous(memory_format=torch.channels_last) for frame in stacked))
+        return Batch(*(frame.contiguous(memory_format=torch.channels_last) for frame in stacked)), sides
 
-    def _real(self, crop: int, rng: np.random.Generator) -> Frames:
-        """[3,crop,crop,3] uint8"""
+    def pick(self, rng: np.random.Generator) -> tuple[Source, int]:
+        """A source and the first frame of one of its triplets."""
+        source = self._sources[rng.choice(len(self._sources), p=self._probabilities)]
+        return source, int(rng.choice(source.starts))
+
+    def _real(self, crop: int, rng: np.random.Generator) -> tuple[Frames, int]:
+        """[3,crop,crop,3] uint8, and the short side of the frame."""
         clip, gap, starts = self._sources[rng.choice(len(self._sources), p=self._probabilities)]
         height, width = clip.frames.shape[1:3]
         windows, motions = [], []
@@ -88,7 +112,7 @@ class TripletSampler:
             windows.append(window)
             motions.append(min(before, after, CHAOS) + 0.05)
         weights = np.array(motions)
-        return windows[rng.choice(len(windows), p=weights / weights.sum())]
+        return windows[rng.choice(len(windows), p=weights / weights.sum())], min(height, width)
 
 
 def _sources(clips: Sequence[Clip], data: DataRecipe, held_out: bool) -> list[Source]:
