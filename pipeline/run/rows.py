@@ -35,6 +35,27 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When a worker did a clip. Moments are Unix times by its own clock."""
+
+    worker: str
+    """Names the process."""
+    born: float
+    ready: float
+    """When its model was loaded."""
+    began: float
+    span_s: float
+    """Seconds of the whole clip, from opening the video to the commit."""
+    first_s: float = 0.0
+    """Until its first frame was decoded."""
+    after_s: float = 0.0
+    """From the last frame that the model made to the commit."""
+    work: float = 0.0
+    bare: tuple[float, float] = (0.0, 0.0)
+    """As ClipOutput has them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What became of a row. `status`: ok, error (quarantined), refused, or stopped (the run must end: `message`)."""
 
@@ -51,6 +72,9 @@ class Receipt:
     """Object-store calls that had to be repeated."""
     peak_rss: int = 0
     """Most bytes that the worker has had resident so far."""
+    tries: int = 1
+    """How often the clip was begun, by this worker or others."""
+    times: Times | None = None
 
 
 def headers_only(info: VideoInfo) -> VideoInfo:

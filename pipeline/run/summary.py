@@ -15,6 +15,8 @@ from pipeline import __version__
 from pipeline.layout import Layout
 from pipeline.run.cluster import Placement
 from pipeline.run.rows import Receipt
+from pipeline.run.speed import Clock, Speed
+from pipeline.run.timeline import Timeline
 from pipeline.run.worker import RunContext
 from pipeline.storage import redact
 
@@ -25,8 +27,47 @@ SHOWN = 20
 
 
 @dataclass
+class StartUp:
+    """Moments of a run's beginning, as Unix times; what comes from workers is by their clocks."""
+
+    started: float
+    connected: float
+    """The cluster was there."""
+    opened: float
+    """Everything was checked, and the run begun in the output."""
+    ready: float | None = None
+    """The first actor had its model."""
+    load_s: float = 0.0
+    """How long that actor took for it."""
+    first_clip: float | None = None
+    first_frame: float | None = None
+
+    def see(self, receipt: Receipt) -> None:
+        times = receipt.times
+        if times is None:
+            return
+        if self.ready is None or times.ready < self.ready:
+            self.ready, self.load_s = times.ready, times.ready - times.born
+        if self.first_clip is None or times.began < self.first_clip:
+            self.first_clip, self.first_frame = times.began, times.began + times.first_s
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part, one after the other; `load` is within `actors`."""
+        moments = {
+            "cluster": self.connected, "checks": self.opened, "actors": self.ready,
+            "first_clip": self.first_clip, "first_frame": self.first_frame,
+        }  # fmt: skip
+        parts, before = {}, self.started
+        for name, moment in moments.items():
+            if moment is not None:
+                parts[name] = round(max(0.0, moment - before), 3)
+                before = max(before, moment)
+        return parts | ({"load": round(self.load_s, 3)} if self.ready is not None else {})
+
+
+@dataclass
 class Account:
-    """Adds up receipts. Bounded: a few numbers, and a bounded list of outputs and notes."""
+    """Adds up receipts. Bounded: a few numbers, and bounded lists of outputs, notes and moments."""
 
     videos: int = 0
     committed: int = 0
@@ -49,6 +90,11 @@ class Account:
     peak_rss: int = 0
     first_clip: float | None = None
     last_clip: float | None = None
+    clip_retries: int = 0
+    """Tries of clips beyond the first."""
+    clock: Clock = field(default_factory=Clock)
+    timeline: Timeline = field(default_factory=Timeline)
+    start_up: StartUp | None = None
 
     def add(self, receipt: Receipt) -> None:
         if receipt.row.clip is None:
@@ -65,10 +111,15 @@ class Account:
         self.kinds.update(receipt.counts)
         for stage, seconds in receipt.seconds.items():
             self.seconds[stage] += seconds  # type: ignore[assignment]
+        self.clip_retries += max(0, receipt.tries - 1)
+        self.clock.add(receipt)
         now = time.time()
         began = now - receipt.seconds.get("total", 0.0)
         self.first_clip = began if self.first_clip is None else min(self.first_clip, began)
         self.last_clip = now
+        if self.start_up is not None:
+            self.start_up.see(receipt)
+            self.timeline.add(now - self.start_up.started, self.frames, self.clips, self.seconds)
 
     def finished(self, outputs: list[str], extra: dict[str, Any]) -> None:
         """Takes in a joined video: its outputs, and what was decided about it."""
@@ -97,6 +148,8 @@ class Summary:
     wall_s: float
     start_up_s: float
     """From the start to the first clip being worked on."""
+    start_up: dict[str, float]
+    """Its parts, seconds: cluster, checks, actors (of which load: one actor's model), first_clip, first_frame."""
     placement: dict[str, Any]
     videos_committed: int
     videos_quarantined: int
@@ -117,7 +170,11 @@ class Summary:
     frames_per_second: float | None
     """Between the first and the last clip."""
     model_ceiling: float | None
-    """Frames per second if the actors did nothing but run the model."""
+    """Frames per second if the actors did nothing but run the model, undisturbed: the ceiling of `speed`."""
+    speed: Speed | None
+    """The ceiling, the rate reached from start to end, and where the rest of the actors' time went."""
+    timeline: list[dict[str, Any]]
+    """Totals over time: see pipeline/run/timeline.py."""
     peak_rss: int
     """Most bytes that a worker had resident."""
     max_t_error: str
@@ -128,8 +185,9 @@ class Summary:
 
     @staticmethod
     def of(context: RunContext, placement: Placement, account: Account, started: float, in_quarantine: int) -> Summary:
-        busy = account.seconds.get("model", 0.0)
         working = (account.last_clip or 0.0) - (account.first_clip or 0.0)
+        ended = time.time()
+        speed = account.clock.speed(placement.actors, started, ended)
         return Summary(
             task=context.task.name,
             output=redact(context.output),
@@ -137,8 +195,9 @@ class Summary:
             fingerprint=context.fingerprint,
             code_version=__version__,
             started=datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-            wall_s=round(time.time() - started, 3),
-            start_up_s=round((account.first_clip or time.time()) - started, 3),
+            wall_s=round(ended - started, 3),
+            start_up_s=round((account.first_clip or ended) - started, 3),
+            start_up=account.start_up.seconds() if account.start_up else {},
             placement=asdict(placement),
             videos_committed=account.committed,
             videos_quarantined=account.quarantined,
@@ -153,7 +212,9 @@ class Summary:
             storage_retries=account.retries,
             stage_s={stage: round(seconds, 3) for stage, seconds in sorted(account.seconds.items())},
             frames_per_second=round(account.frames / working, 3) if account.frames and working > 0 else None,
-            model_ceiling=round(account.frames / busy * placement.actors, 3) if busy else None,
+            model_ceiling=speed.ceiling if speed else None,
+            speed=speed,
+            timeline=account.timeline.points(),
             peak_rss=account.peak_rss,
             max_t_error=account.max_t_error,
             files=account.files,
@@ -163,6 +224,20 @@ class Summary:
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+
+    def _speed(self) -> list[str]:
+        speed = self.speed
+        if speed is None or not speed.reached:
+            return []
+        lines = [f"speed      {speed.reached:.2f} frames/s from start to end"]
+        if self.frames_per_second:
+            lines[0] += f" ({self.frames_per_second:.2f} while clips were made)"
+        if speed.ceiling:
+            how = "the model alone" if speed.calibrated else "the model as it ran"
+            lines[0] += f"; {how}: {speed.ceiling:.2f} ({speed.shares['model']:.0%} reached)"
+            lost = [f"{name.replace('_', '-')} {share:.0%}" for name, share in speed.lost() if share >= 0.005]
+            lines.append("lost       " + (", ".join(lost) or "nothing") + " of the actors' time")
+        return lines
 
     def text(self) -> str:
         lines = [
@@ -174,15 +249,18 @@ class Summary:
             f"({', '.join(f'{count} {kind}' for kind, count in self.frames_by_kind.items()) or 'none'}), "
             f"{self.output_bytes / 1e6:.1f} MB",
         ]
-        if self.frames_per_second and self.model_ceiling:
-            share = self.frames_per_second / self.model_ceiling
-            lines.append(
-                f"speed      {self.frames_per_second:.2f} frames/s; the model alone: {self.model_ceiling:.2f} "
-                f"({share:.0%} reached)"
-            )
+        lines += self._speed()
         if self.stage_s:
             lines.append("seconds    " + ", ".join(f"{stage} {s:.1f}" for stage, s in self.stage_s.items()))
-        lines.append(f"wall       {self.wall_s:.1f} s, of which {self.start_up_s:.1f} s start-up")
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {s:.1f}"
+            + (f" (loading the model {self.start_up['load']:.1f})" * (name == "actors"))
+            for name, s in self.start_up.items()
+            if name != "load"
+        )
+        lines.append(
+            f"wall       {self.wall_s:.1f} s, of which {self.start_up_s:.1f} s start-up" + f": {parts}" * bool(parts)
+        )
         if self.max_t_error != "0":
             lines.append(f"t_error    at most {self.max_t_error} of a source interval")
         if self.storage_retries:

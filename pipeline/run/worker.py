@@ -10,7 +10,9 @@ import hashlib
 import resource
 import shutil
 import tempfile
+import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +45,11 @@ from pipeline.records.commit import (
     fingerprint,
     identity,
 )
-from pipeline.run.rows import Receipt, Row, row_from, to_table
+from pipeline.run.metrics import ActorMetrics
+from pipeline.run.rows import Receipt, Row, Times, row_from, to_table
 from pipeline.run.watchdog import Watchdog
 from pipeline.storage import Storage, scrub
-from pipeline.tasks.base import ClipOutput, Processor, Task
+from pipeline.tasks.base import ClipOutput, Heartbeat, Processor, Task
 from pipeline.types import ClipRef, VideoRef
 
 ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576:glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"}
@@ -90,9 +93,12 @@ class ClipWorker:
     """Ray Data calls it with a table of one row, and gets a receipt back."""
 
     def __init__(self, context: RunContext, device: str, threads: int) -> None:
+        self._name, self._born = uuid.uuid4().hex[:12], time.time()
         self._context = context
         self._processor: Processor = context.task.load(device, threads)
         self._watchdog = Watchdog(context.task.config.retry.hang_s)
+        self._metrics = ActorMetrics(context.task.name, context.session)
+        self._ready = time.time()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = row_from(table["item"][0].as_py())
@@ -115,11 +121,12 @@ class ClipWorker:
         context, clip = self._context, row.clip
         assert clip is not None
         retries_before = context.storage.retries
+        began, pace = time.time(), Pace(self._watchdog.beat)
 
         def work(number: int) -> tuple[ClipOutput, DataObject | None, int]:
             folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
             try:
-                output = self._process(row, clip, folder)
+                output = self._process(row, clip, folder, pace)
                 return output, self._upload(clip, output, number), number
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -132,7 +139,7 @@ class ClipWorker:
         winner, mine = commit_clip(context.storage, context.layout, commit)
         if not mine and data is not None:
             context.storage.delete(context.layout.uri(data.path))
-        return Receipt(
+        receipt = Receipt(
             row,
             winner.status,
             rows=winner.data.frames if winner.data else 0,
@@ -143,12 +150,16 @@ class ClipWorker:
             fresh=mine,
             retries=context.storage.retries - retries_before,
             peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            tries=failure.attempts if failure else number,
+            times=Times(self._name, self._born, self._ready, began, *pace.ended(), work=output.work, bare=output.bare),
         )
+        self._metrics.clip(receipt)
+        return receipt
 
-    def _process(self, row: Row, clip: ClipRef, folder: Path) -> ClipOutput:
+    def _process(self, row: Row, clip: ClipRef, folder: Path, beat: Heartbeat) -> ClipOutput:
         assert row.info is not None
         with open_video(self._context.storage, clip.video) as source:
-            return self._processor.process(clip, row.info, source, folder, self._watchdog.beat)
+            return self._processor.process(clip, row.info, source, folder, beat)
 
     def _upload(self, clip: ClipRef, output: ClipOutput, number: int) -> DataObject | None:
         if output.path is None:
@@ -181,6 +192,30 @@ class ClipWorker:
             time_base=str(clip.time_base),
             data=data,
         )
+
+
+class Pace:
+    """Passes a clip's signs of life on, and remembers when the first and the last of them came."""
+
+    def __init__(self, beat: Heartbeat) -> None:
+        self._beat = beat
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._last_made: float | None = None
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._first = now if self._first is None else self._first
+        if stage == "model":
+            self._last_made = now
+        self._beat(stage)
+
+    def ended(self) -> tuple[float, float, float]:
+        """Seconds: of the whole clip, until the first sign, and since the model made its last frame."""
+        now = time.perf_counter()
+        first = now if self._first is None else self._first
+        last = now if self._last_made is None else self._last_made
+        return round(now - self._began, 4), round(first - self._began, 4), round(now - last, 4)
 
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from pipeline.config import InterpolateConfig, load
 from pipeline.layout import Layout
 from pipeline.run import summary as module
 from pipeline.run.cluster import Placement
-from pipeline.run.rows import Receipt, Row
-from pipeline.run.summary import SHOWN, Account, Summary
+from pipeline.run.rows import Receipt, Row, Times
+from pipeline.run.summary import SHOWN, Account, StartUp, Summary
 from pipeline.run.worker import RunContext
 from pipeline.storage import Storage
 from pipeline.tasks.interpolate import InterpolateTask
@@ -45,11 +45,13 @@ def summary_of(account: Account, output: str = "s3://out/smooth", in_quarantine:
 def account(monkeypatch: pytest.MonkeyPatch) -> Account:
     """Two clips of 16 frames made by two actors in 16 seconds, one resumed; a video done, one quarantined."""
     now = time.time()
-    account = Account(committed=1, quarantined=1, skipped=2, skipped_quarantined=1)
+    start_up = StartUp(now - 40, now - 36, now - 35)
+    account = Account(committed=1, quarantined=1, skipped=2, skipped_quarantined=1, start_up=start_up)
     clock = iter([now - 6.0, now])
     monkeypatch.setattr(module.time, "time", lambda: next(clock, now))
-    account.add(receipt())
-    account.add(receipt(retries=3, seconds={"total": 10.0, "model": 8.0, "encode": 2.0}))
+    account.add(receipt(times=Times("a", now - 33, now - 30, now - 16, 10, 0.5, 0, 16, (2, 0.75))))
+    times = Times("b", now - 33, now - 29, now - 10, 10, 0.5, 0, 16)
+    account.add(receipt(retries=3, tries=2, seconds={"total": 10.0, "model": 8.0, "encode": 2.0}, times=times))
     account.add(receipt(fresh=False))
     account.add(Receipt(Row("refused", VIDEO), "refused"))
     account.finished(["s3://out/smooth/video/a.mp4"], {"max_t_error": "1/30", "notes": ["padded"], "dropped": ["data"]})
@@ -87,7 +89,24 @@ def test_of_clips_that_overlap_the_earliest_counts(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_ceiling_is_what_the_actors_would_reach_with_the_model_alone(account: Account) -> None:
-    assert summary_of(account).model_ceiling == pytest.approx(32 / 16 * 2)
+    found = summary_of(account)
+    assert found.model_ceiling == pytest.approx(32 / (32 * 0.75 / 2) * 2, rel=1e-3), "0.75 s for 2 of 32 units of work"
+    assert found.speed is not None
+    assert found.speed.reached == pytest.approx(32 / 40, rel=1e-3), "start-up included"
+    assert sum(found.speed.shares.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_start_up_is_measured_in_its_parts(account: Account) -> None:
+    found = summary_of(account).start_up
+    expected = {"cluster": 4, "checks": 1, "actors": 5, "first_clip": 14, "first_frame": 0.5, "load": 3}
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_the_timeline_has_the_totals(account: Account) -> None:
+    (first, *_, last) = summary_of(account).timeline
+    assert (first["t"], first["frames"]) == (0, 0)
+    assert (last["t"], last["frames"], last["clips"]) == (pytest.approx(40, abs=0.1), 32, 2)
+    assert last["seconds"]["model"] == 16.0
 
 
 def test_the_text_has_the_numbers(account: Account) -> None:
@@ -96,7 +115,9 @@ def test_the_text_has_the_numbers(account: Account) -> None:
         "1 done, 1 quarantined, 3 done before",
         "2 made, 1 taken from an earlier run, 0 failed",
         "32 made (16 source, 16 synthesised), 1.0 MB",
-        "2.00 frames/s; the model alone: 4.00 (50% reached)",
+        "0.80 frames/s from start to end (2.00 while clips were made); the model alone: 5.33 (15% reached)",
+        "lost       start-up 68%, tail",
+        "start-up: cluster 4.0, checks 1.0, actors 5.0 (loading the model 3.0), first clip 14.0, first frame 0.5",
         "model 16.0",
         "wall       40.0 s",
         "at most 1/30 of a source interval",
@@ -114,7 +135,8 @@ def test_a_run_that_did_nothing_has_an_account_too() -> None:
     assert (found.frames_per_second, found.model_ceiling) == (None, None)
     text = found.text()
     assert "0 made (none)" in text
-    for absent in ("speed", "t_error", "quarantine ", "store", "note"):
+    assert found.start_up == {}
+    for absent in ("speed", "lost", "t_error", "quarantine ", "store", "note"):
         assert absent not in text
 
 
