@@ -1,5 +1,6 @@
 """Recognition of video at a fraction of the cost: Deep Feature Flow, its networks and heads."""
 
+from models.dff.dense_head import DenseHead
 from models.dff.flownet import FlowNet
 from models.dff.model import DeepFeatureFlow, PaperNetwork, fixed_keys, from_reference
 from models.dff.protocol import Detections, FrameNetwork, PairFlow, Prediction, Segmentation
@@ -11,6 +12,7 @@ from models.dff.warp import cells_from_pixels, warp
 
 __all__ = [
     "DeepFeatureFlow",
+    "DenseHead",
     "Detections",
     "FeatureNet",
     "FlowNet",

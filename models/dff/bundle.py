@@ -2,7 +2,7 @@
 
     features.<published name>    ResNetV2's tensors, or the paper's feature network's
     flow.<published name>        FlowNet's, of any width
-    head.<published name>        the segmentation head's, or R-FCN's
+    head.<published name>        the segmentation head's, R-FCN's, or the dense head's
 
 with `kind`, `classes` (a JSON list of names) and how frames are to be sized in the file's metadata. A published
 checkpoint, whose names need no prefix, is taken too; it says nothing of its classes, so theirs are known here.
@@ -17,7 +17,9 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from models.dff.fine_head import MARK, FineHead
+from models.dff import dense_head, fine_head
+from models.dff.dense_head import DenseHead
+from models.dff.fine_head import FineHead
 from models.dff.flownet import FlowNet
 from models.dff.model import DeepFeatureFlow, PaperNetwork, from_reference
 from models.dff.preprocess import LONG, SHORT
@@ -54,7 +56,7 @@ class Bundle:
 
     def __post_init__(self) -> None:
         head = getattr(self.model.network, "task", None)
-        known = head.sizes["classes"] if isinstance(head, (SegHead, RFCNHead)) else len(self.classes)
+        known = head.sizes["classes"] if isinstance(head, (SegHead, RFCNHead, DenseHead)) else len(self.classes)
         if known != len(self.classes):
             raise ValueError(f"the head tells {known} classes apart, {len(self.classes)} are named: {self.classes[:5]}")
 
@@ -82,13 +84,14 @@ def unpack(tensors: Mapping[str, Any], metadata: Mapping[str, str], classes: tup
     kind = metadata.get("kind", "segmentation")
     if kind not in ("segmentation", "detection"):
         raise ValueError(f"the weights are for {kind!r}; segmentation and detection are known")
-    head: SegHead | RFCNHead
+    head: SegHead | RFCNHead | DenseHead
     if kind == "segmentation":
-        fine = any(name.startswith(MARK) for name in parts["head"])
+        fine = any(name.startswith(fine_head.MARK) for name in parts["head"])
         head = (FineHead if fine else SegHead).from_reference(parts["head"])
         head.placement = cast("Placement", metadata.get("placement", head.placement))
     else:
-        head = RFCNHead.from_reference(parts["head"])
+        dense = any(name.startswith(dense_head.MARK) for name in parts["head"])
+        head = (DenseHead if dense else RFCNHead).from_reference(parts["head"])
     model = DeepFeatureFlow(
         PaperNetwork(backbone.from_reference(features), head), FlowNet.from_reference(parts["flow"])
     ).eval()

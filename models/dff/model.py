@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from models.dff.dense_head import DenseHead
 from models.dff.flownet import FlowNet
 from models.dff.protocol import FrameNetwork, PairFlow, Prediction, Segmentation
 from models.dff.resnet import STRIDE, FeatureNet, subtract_mean
@@ -29,7 +30,9 @@ class PaperNetwork(nn.Module):
 
     stride = STRIDE
 
-    def __init__(self, backbone: nn.Module, task: SegHead | RFCNHead, mode: Mode = "exact", step: int = 4) -> None:
+    def __init__(
+        self, backbone: nn.Module, task: SegHead | RFCNHead | DenseHead, mode: Mode = "exact", step: int = 4
+    ) -> None:
         """backbone: images [N,3,H,W] -> features at stride 16; mode and step: see SegHead.labels.
 
         A backbone that normalises frames by itself (resnet_v2) says so with `takes_frames = True`.

@@ -148,13 +148,13 @@ class RFCNHead(nn.Module):
         return reference(self, lambda name: name.replace(".", "_"))
 
 
-def best(boxes: Tensor, scores: Tensor) -> Detections:
+def best(boxes: Tensor, scores: Tensor, overlap: float = OVERLAP) -> Detections:
     """One frame's boxes [R,4] with scores [R,C] of every class -> its best DETECTIONS, suppressed within classes.
 
     All classes share the boxes, and so one matrix of overlaps.
     """
     ranked, order = torch.sort(scores.t(), dim=1, descending=True, stable=True)  # (C, R)
-    overlapping = overlaps(boxes, boxes) > OVERLAP
+    overlapping = overlaps(boxes, boxes) > overlap
     suppresses = overlapping[order[:, :, None], order[:, None, :]]  # (C, R, R)
     # Whoever is below the least score comes after everyone it could suppress, so it may stay in the matrix.
     alive = greedy(suppresses) & (ranked > LEAST_SCORE)

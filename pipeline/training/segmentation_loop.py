@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from models import weights
 from models.dff import DeepFeatureFlow, FlowNet, PaperNetwork, ResNetV2, SegHead, subtract_mean, warp
 from models.dff.bundle import Bundle, pack
 from models.dff.fine_head import FineHead
-from pipeline.training.segmentation_recipe import SegmentationRecipe
+from pipeline.training.segmentation_recipe import Part, SegmentationOptimiser, SegmentationRecipe
 from pipeline.training.segmentation_sampling import IGNORED, PairSampler, SegmentationBatch
 from pipeline.training.trainer import BaseTrainer, uses_bf16
 
@@ -102,27 +102,10 @@ class SegmentationTrainer(BaseTrainer[SegmentationNetwork, SegmentationBatch]):
             weight = sampler.frequencies().clamp(min=1e-3).pow(-recipe.loss.balance)
             self.balance = (weight / weight.mean()).float().to(device)
         choose_trained(self.network, recipe)
-        optimiser = recipe.optimiser
-        groups = [
-            {"params": [p for p in getattr(self.network, part).parameters() if p.requires_grad], "factor": factor}
-            for part, factor in (("features", optimiser.features_factor), ("flow", 1.0), ("head", 1.0))
-        ]
-        groups = [group for group in groups if group["params"]]
-        if optimiser.kind == "sgd":
-            self.optimiser = torch.optim.SGD(
-                groups, optimiser.learning_rate, optimiser.momentum, weight_decay=optimiser.weight_decay
-            )
-        else:
-            self.optimiser = torch.optim.AdamW(
-                groups, optimiser.learning_rate, (optimiser.momentum, 0.99), weight_decay=optimiser.weight_decay
-            )
+        self.optimiser = optimiser_of(self.network, recipe.optimiser)
 
     def learning_rate(self) -> float:
-        optimiser = self.recipe.optimiser
-        rate = optimiser.learning_rate * min(1.0, (self.step_count + 1) / (optimiser.warmup + 1))
-        if optimiser.schedule == "steps":
-            return rate if self.progress < 0.75 else rate / 10
-        return rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress)))
+        return rate_of(self.recipe.optimiser, self.step_count, self.progress)
 
     @property
     def clip_norm(self) -> float:
@@ -168,7 +151,44 @@ def flow_loss(flows: list[Tensor], target: Tensor) -> Tensor:
     return total
 
 
-def choose_trained(network: SegmentationNetwork, recipe: SegmentationRecipe) -> None:
+def rate_of(optimiser: SegmentationOptimiser, step: int, progress: float) -> float:
+    """The learning rate at a step, `progress` of the run's steps done."""
+    rate = optimiser.learning_rate * min(1.0, (step + 1) / (optimiser.warmup + 1))
+    if optimiser.schedule == "steps":
+        return rate if progress < 0.75 else rate / 10
+    return rate * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
+
+
+def optimiser_of(network: nn.Module, recipe: SegmentationOptimiser) -> torch.optim.Optimizer:
+    """Over the parts that learn; a group's `factor` is on the learning rate."""
+    groups = [
+        {"params": [p for p in getattr(network, part).parameters() if p.requires_grad], "factor": factor}
+        for part, factor in (("features", recipe.features_factor), ("flow", 1.0), ("head", 1.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.kind == "sgd":
+        return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, recipe.learning_rate, (recipe.momentum, 0.99), weight_decay=recipe.weight_decay)
+
+
+class Trainable(Protocol):
+    """A recipe that says what learns."""
+
+    @property
+    def trained(self) -> tuple[Part, ...]: ...
+    @property
+    def frozen_stages(self) -> int: ...
+
+
+class Whole(Protocol):
+    """A network of the three parts."""
+
+    features: ResNetV2
+    flow: FlowNet
+    head: Any
+
+
+def choose_trained(network: Whole, recipe: Trainable) -> None:
     """Leave parts and stages that do not learn without gradients."""
     for part in ("features", "flow", "head"):
         getattr(network, part).requires_grad_(part in recipe.trained)
@@ -195,7 +215,7 @@ def build(recipe: SegmentationRecipe, sampler: PairSampler | None = None) -> Seg
     return network
 
 
-def load_whole(network: SegmentationNetwork, name: str) -> None:
+def load_whole(network: Whole, name: str) -> None:
     """Raises KeyError or RuntimeError where the file's model is another."""
     found = weights.load(name)
     given: dict[str, dict[str, Tensor]] = {"features": {}, "flow": {}, "head": {}}
