@@ -160,9 +160,8 @@ def scene(
     return images, boxes, flows
 
 
-def _carried(
-    x: float, y: float, field: Tensor | None, push: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> tuple[float, float]:
+def _carried(x: float, y: float, field: Tensor | None, push: NDArray[np.float64]) -> tuple[float, float]:
+    """Where something at (x, y) px of the key frame is now."""
     if field is None:
         return x, y
     back = at(field, torch.tensor([[x], [y]], dtype=torch.float32))[:, 0]
