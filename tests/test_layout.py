@@ -12,7 +12,7 @@ paths = st.lists(names | st.sampled_from(["..", ".", "", "a" * 300 + ".mp4", "é
 )
 videos = st.tuples(
     st.sampled_from(["a", "a.mp4", "b.mkv", "d/a", ".mp4"]),
-    st.lists(st.sampled_from(["", ".mp4", ".MP4", ".mkv", ".video", ".webm", ".x"]), max_size=4),
+    st.lists(st.sampled_from(["", ".mp4", ".MP4", ".mkv", ".video", ".webm", ".x", ".preview"]), max_size=4),
 ).map(lambda pair: pair[0] + "".join(pair[1]))
 
 
@@ -59,11 +59,20 @@ def test_different_inputs_and_parts_never_share_a_file_of_records(one: str, othe
     assert record_name("group-000003", ".parquet") != "group-000003.parquet"
 
 
+@given(videos, videos, st.sampled_from([".mp4", ".mkv"]), st.sampled_from([".decisions.parquet", ".preview.mp4"]))
+def test_what_lies_beside_a_video_never_meets_another_video(one: str, other: str, suffix: str, beside: str) -> None:
+    layout = Layout("out")
+    assert layout.final(one, suffix) != layout.final(other, beside)
+    assert (layout.final(one, beside) == layout.final(other, beside)) == (one == other)
+
+
 def test_outputs_are_named_after_their_inputs() -> None:
     layout = Layout("s3://bucket/out/")
     assert layout.final("a.mp4") == "video/a.mp4"
     assert layout.final("d/a.webm") == "video/d/a.webm.mp4"
     assert layout.final("a.mkv", ".mkv") == "video/a.mkv"
+    assert layout.final("a.mp4", ".preview.mp4") == "video/a.mp4.preview.mp4"
+    assert layout.final("d/a", ".decisions.parquet") == "video/d/a.video.decisions.parquet"
     assert layout.final("a.mp4", ".parquet", "flow") == "flow/a.mp4.parquet"
     assert layout.final("d/a", ".part-00001.parquet", "flow") == "flow/d/a.video.part-00001.parquet"
     assert layout.good_prefix("a.mkv", ".parquet", "flow") == "_motionmill/quarantine/flow/a.mkv.parquet"

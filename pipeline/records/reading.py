@@ -10,7 +10,7 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +18,18 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputNotFound, ObjectNotFound, RecordDamaged
 from pipeline.layout import SCHEMA_VERSION, Layout
 from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits, load_video_commit
-from pipeline.records.identity import FrameIdentity
 from pipeline.storage import Storage, absolute, redact
 
 SUFFIX = ".parquet"
 Frames = int | Iterable[int] | None
-R = TypeVar("R", bound=FrameIdentity)
+
+
+class Numbered(Protocol):
+    @property
+    def frame_index(self) -> int: ...
+
+
+R = TypeVar("R", bound=Numbered)
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ def read_records(
     wanted = _Selection(frames)
     with closing(_OpenFile(kind, storage)) as file:
         for commit in _commits(kind, storage, layout, video):
+            if not any(data.path.endswith(SUFFIX) for data in commit.outputs):
+                raise InputNotFound(f"{commit.name}: the run made no {kind.records}; they come from {kind.job}")
             found = 0
             for record in _of_video(storage, layout, file, commit, wanted):
                 found += 1

@@ -12,13 +12,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pipeline import __version__
 from pipeline.config import MAX_TIMESCALE, InterpolateConfig
 from pipeline.errors import UnsupportedVideo
 from pipeline.media import mux, verify
 from pipeline.media.encode import EncodePlan
 from pipeline.plan.grid import Grid, frames_before, make_grid, note
-from pipeline.tasks import interpolate_model
+from pipeline.records.decisions import write_decisions
+from pipeline.records.decisions_schema import SUFFIX, DecisionRecord
+from pipeline.tasks import interpolate_model, self_check_report
 from pipeline.tasks.base import ClipPart, VideoOutput
+from pipeline.tasks.decisions import Totals, tabled, unpack
 from pipeline.tasks.intervals import halo
 from pipeline.types import VideoInfo, VideoRef
 
@@ -55,7 +59,9 @@ class InterpolateTask:
         return [self.chosen] if self.chosen else []
 
     def halo(self) -> tuple[int, int]:
-        return halo(self.config.duplicates)
+        before, after = halo(self.config.duplicates)
+        # A frame that is made again needs both its neighbours.
+        return (max(1, before), max(1, after)) if self.config.self_check else (before, after)
 
     def fingerprint(self) -> dict[str, Any]:
         digest = "" if self.config.model == "blend" else interpolate_model.load_weights(self.config)[1].sha256
@@ -63,6 +69,10 @@ class InterpolateTask:
 
     def check_node(self) -> None:
         interpolate_model.check_node(self.config)
+        if self.config.preview:
+            from pipeline.tasks.flow_preview import ENCODE, check_encoder
+
+            check_encoder(ENCODE.codec)
 
     def check_video(self, info: VideoInfo) -> None:
         self.encode_plan(info, self.grid(info))
@@ -86,7 +96,12 @@ class InterpolateTask:
     def join(
         self, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], source: BinaryIO, scratch: Path, whole: bool
     ) -> Iterator[VideoOutput]:
-        yield _join(self, info, [part for part in parts if part.rows], source, scratch, whole)
+        parts = [part for part in parts if part.rows]
+        made = _join(self, info, parts, source, scratch, whole)
+        # The table and the preview first: the video itself is gone once it has been taken.
+        beside = list(_beside(self, video, info, parts, made, scratch)) if whole else []
+        yield made
+        yield from beside
 
     def merge(self, parts: Iterable[tuple[Path, str]], path: Path) -> int:
         raise NotImplementedError("every video has a file of its own")
@@ -107,6 +122,28 @@ class InterpolateTask:
             grid.time_base,
             self.config.target.fps or source * (self.config.target.factor or 1),
         )
+
+
+def _beside(
+    task: InterpolateTask, video: VideoRef, info: VideoInfo, parts: Sequence[ClipPart], made: VideoOutput, scratch: Path
+) -> Iterator[VideoOutput]:
+    """The finished video's table of decisions and its preview, as configured."""
+    grid = task.grid(info)
+
+    def records() -> Iterator[DecisionRecord]:
+        return unpack((part.extra["decisions"] for part in parts), video, info, grid.time_base)
+
+    if tabled(task.config, parts[0].extra.get("adaptive", False)):
+        table, totals = scratch / "decisions.parquet", Totals()
+        rows = write_decisions(table, totals.over(records()), {"task": task.name, "code_version": __version__})
+        yield VideoOutput(table, SUFFIX, rows, {"decisions": totals.as_record()}, result=False)
+    if task.config.preview:
+        from pipeline.tasks import decisions_preview
+
+        plan = decisions_preview.preview_plan(info, task.encode_plan(info, grid))
+        preview, end = scratch / "preview.mp4", int(parts[-1].extra["end_pts"])
+        frames = decisions_preview.write_preview(preview, made.path, records(), info, plan, end)
+        yield VideoOutput(preview, decisions_preview.SUFFIX, frames, {}, result=False)
 
 
 def _join(
@@ -150,4 +187,7 @@ def _join(
         "dropped": list(report.dropped),
         "notes": [*info.notes, *plan.notes, *report.notes, *([shifted] if shifted else [])],
     }
+    checked = [part.extra["self_check"] for part in parts if "self_check" in part.extra]
+    if checked:
+        extra["self_check"] = self_check_report.of_clips(checked)
     return VideoOutput(path, f".{report.container}", found.frames, extra)

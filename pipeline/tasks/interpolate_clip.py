@@ -23,10 +23,12 @@ from pipeline.media.encode import SegmentEncoder
 from pipeline.media.frame import Frame
 from pipeline.plan.grid import frames_before, make_grid
 from pipeline.tasks.base import ClipOutput, Heartbeat
+from pipeline.tasks.decisions import FrameRow, noted, pack
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolate_model import build
 from pipeline.tasks.interpolators import Interpolator, Pair
 from pipeline.tasks.intervals import Interval, intervals
+from pipeline.tasks.self_check import SelfCheck
 from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
@@ -39,7 +41,9 @@ class InterpolateProcessor:
         self._task = task
         self._device = device
         self._bare = Bare()
-        self.interpolator, self.model, self.weights_sha256 = build(task.config, device, task.precision)
+        config = task.config
+        self.interpolator, self.model, self.weights_sha256 = build(config, device, task.precision)
+        self.adaptive = bool(getattr(self.interpolator, "adaptive", False))
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
         config = self._task.config
@@ -50,6 +54,7 @@ class InterpolateProcessor:
         )
         path = scratch / "segment.mp4"
         picture = _Pictures(self.interpolator, info, self._device)
+        check = SelfCheck(config.self_check, clip, config.cuts, info.colour, self._device)
         error: CorruptVideo | None = None
         self._bare.begin()
         started = time.perf_counter()
@@ -57,7 +62,7 @@ class InterpolateProcessor:
         encoder: SegmentEncoder | None = None
         writer: Behind[Frame] | None = None
         try:
-            stream = intervals(decoder, clip, grid, config.cuts, config.duplicates)
+            stream = intervals(check.over(decoder), clip, grid, config.cuts, config.duplicates)
             while True:
                 chunk: list[Interval] = []
                 try:
@@ -75,6 +80,7 @@ class InterpolateProcessor:
                         writer = Behind(encoder.write, config.decode.queue_frames, "encode")
                     writer.put(frame)
                     beat("model")
+                check.run(self.interpolator)
                 if error is not None or not chunk:
                     break
             if writer is not None and encoder is not None:
@@ -94,6 +100,9 @@ class InterpolateProcessor:
             )
         seconds = stage_seconds(started, decoder, picture.model_s, writer)
         extra: dict[str, Any] = {"kinds": dict(picture.kinds), "max_t_error": str(picture.max_t_error)}
+        if config.self_check:
+            seconds["self_check"] = check.seconds
+            extra["self_check"] = check.as_extra()
         if encoder is None or encoder.stats is None:
             return ClipOutput(None, 0, extra, seconds, error, picture.work, self._bare.result())
         stats = encoder.stats
@@ -106,6 +115,9 @@ class InterpolateProcessor:
             "reorder_depth": stats.reorder_depth,
             "gaps": stats.gaps,
         }
+        if noted(config, self.adaptive):
+            extra["adaptive"] = self.adaptive
+            extra["decisions"] = pack(picture.rows, self.model, self.weights_sha256)
         return ClipOutput(path, picture.frames, extra, seconds, error, picture.work, self._bare.result())
 
 
@@ -121,6 +133,7 @@ class _Pictures:
         self.model_s = 0.0
         self.work = 0.0
         """Pixels synthesised."""
+        self.rows: list[FrameRow] = []
         self._last: int | None = None
         self._model = model
         self._info = info
@@ -150,16 +163,22 @@ class _Pictures:
     def _frame(self, interval: Interval, pts: int, t: Fraction, pictures: Any) -> Frame:
         left, right = interval.left, interval.right
         if t == 0 or right is None:
-            self.kinds["source" if t == 0 else f"held_{interval.reason}"] += 1
+            kind = "source" if t == 0 else f"held_{interval.reason}"
+            self._note(FrameRow(pts, kind, t, t if t == 0 else None))
             return Frame(pts, left.planes, left.format)
-        picture, node, _ = next(pictures)
-        self.max_t_error = max(self.max_t_error, abs(node - t))
+        picture, node, decisions = next(pictures)
+        error = abs(node - t)
         if node in (0, 1):
-            self.kinds["source_near"] += 1
+            self._note(FrameRow(pts, "source_near", t, error))
             return Frame(pts, (right if node else left).planes, left.format)
-        self.kinds["synthesised"] += 1
+        self._note(FrameRow(pts, "synthesised", t, error, decisions))
         self.work += self._info.width * self._info.height
         return Frame(pts, from_rgb(picture, left.format, self._info.colour), left.format)
+
+    def _note(self, row: FrameRow) -> None:
+        self.kinds[row.kind] += 1
+        self.max_t_error = max(self.max_t_error, row.t_error or Fraction(0))
+        self.rows.append(row)
 
     def _to_rgb(self, frame: Frame) -> torch.Tensor:
         # Each frame is the right end of one interval and the left end of the next.
