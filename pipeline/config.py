@@ -219,6 +219,16 @@ class EncodeConfig(Section):
     """Further options of the encoder, passed as they are."""
 
 
+class LimitsConfig(Section):
+    """What a run may cost: one that is estimated to need more is refused before anything is done."""
+
+    max_output_bytes: int | None = Field(None, ge=0)
+    """Bytes of output; null: no limit."""
+    max_hours: float | None = Field(None, ge=0)
+    """Hours that the model will compute, of all actors together (an actor-hour: one actor, one hour), by the newest
+    calibration that fits, or else by a measurement of the first video; null: no limit."""
+
+
 class RunConfig(Section):
     """What every job shares."""
 
@@ -231,6 +241,7 @@ class RunConfig(Section):
     """Arithmetic of the model; auto: bf16 on a GPU, fp32 on the CPU."""
     batch: int = Field(4, ge=1)
     """Model inputs processed together on a GPU; never changes a result."""
+    limits: LimitsConfig = LimitsConfig()
     report: bool = True
     """Write an HTML report of the run (_motionmill/report.html) at its end."""
 

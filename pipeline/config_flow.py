@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import CutsConfig, Rational, RunConfig, Section
+from pipeline.config import CutsConfig, LimitsConfig, Rational, RunConfig, Section
 
 
 class FilesConfig(Section):
@@ -31,9 +31,11 @@ class FilesConfig(Section):
         return self
 
 
-class LimitsConfig(Section):
+class RecordLimits(LimitsConfig):
+    """Records are large: their jobs have a limit unless it is taken away."""
+
     max_output_bytes: int | None = Field(10**12, ge=0)
-    """Bytes: a run that is estimated to write more is refused before it starts. null: no limit."""
+    """Bytes of output; null: no limit."""
 
 
 class FlowConfig(RunConfig):
@@ -57,7 +59,7 @@ class FlowConfig(RunConfig):
     files: FilesConfig = FilesConfig()
     preview: bool = False
     """Also write a video of each input beside its flow in colours."""
-    limits: LimitsConfig = LimitsConfig()
+    limits: RecordLimits = RecordLimits()
 
     @field_validator("stored_scale")
     @classmethod

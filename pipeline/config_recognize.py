@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.config import CutsConfig, Rational, RunConfig, Section
-from pipeline.config_flow import FilesConfig, LimitsConfig
+from pipeline.config_flow import FilesConfig, RecordLimits
 
 
 class KeyFramesConfig(Section):
@@ -94,7 +94,7 @@ class RecognizeConfig(RunConfig):
     files: FilesConfig = FilesConfig()
     preview: bool = False
     """Also write a video of each input with what was recognised drawn over it."""
-    limits: LimitsConfig = LimitsConfig()
+    limits: RecordLimits = RecordLimits()
 
     @model_validator(mode="after")
     def _sides(self) -> RecognizeConfig:

@@ -75,12 +75,12 @@ def test_the_shipped_file_is_the_defaults_and_names_and_explains_every_key(name:
 def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None:
     # A new key fails here until somebody has decided whether it can change an output byte.
     runtime = {
-        "batch", "decode.threads", "decode.queue_frames",
+        "batch", "decode.threads", "decode.queue_frames", "limits.max_output_bytes", "limits.max_hours",
         "input.extensions", "input.schemes", "input.max_width", "input.max_height", "input.max_frames",
         "input.max_bytes", "input.max_cell_bytes",
         "resources.actors", "resources.gpus_per_actor", "resources.cpu_threads", "resources.finalisers",
         "resources.scratch", "resources.cluster_cpus",
-        "retry.attempts", "retry.hang_s", "retry.storage_attempts", "retry.storage_max_wait_s",
+        "retry.attempts", "retry.hang_s", "retry.storage_attempts", "retry.storage_max_wait_s", "self_check", "report",
     }  # fmt: skip
     changing = {
         "target.factor", "target.fps", "model", "exit_depth", "max_t_error", "max_depth", "precision",
@@ -88,7 +88,7 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
         "cuts.detect", "cuts.threshold", "duplicates.mode", "duplicates.residual", "duplicates.max_run",
         "patch.max_area", "patch.size", "patch.overlap", "clip.frames", "decode.interlaced", "decode.corruption",
         "encode.codec", "encode.crf", "encode.preset", "encode.pix_fmt", "encode.odd_size", "encode.container",
-        "encode.threads", "encode.options",
+        "encode.threads", "encode.options", "decisions", "preview",
     }  # fmt: skip
     assert runtime | changing == set(keys_of(InterpolateConfig)), "decide for each new key"
     assert set(fingerprint_keys(InterpolateConfig())) == changing
@@ -96,13 +96,12 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
 
 def test_every_key_of_flow_is_decided_too() -> None:
     shared = set(keys_of(RunConfig))
-    runtime = {"limits.max_output_bytes"}
     changing = {
         "model", "iterations", "directions", "stored_scale", "codec", "max_error_px", "memory_budget", "preview",
         "cuts.detect", "cuts.threshold",
         "files.row_group_rows", "files.row_group_bytes", "files.file_bytes", "files.group_below",
     }  # fmt: skip
-    assert set(keys_of(FlowConfig)) - shared == runtime | changing, "decide for each new key"
+    assert set(keys_of(FlowConfig)) - shared == changing, "decide for each new key"
     assert set(fingerprint_keys(FlowConfig())) - shared == changing
 
 
@@ -118,6 +117,8 @@ def test_runtime_keys_name_keys_that_exist() -> None:
         ("resources.actors=3", False),
         ("retry.hang_s=5", False),
         ("batch=1", False),
+        ("self_check=0.1", False),
+        ("preview=true", True),
         ("decode.threads=2", False),
         ("decode.corruption=conceal", True),
         ("encode.threads=2", True),
