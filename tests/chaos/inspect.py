@@ -25,8 +25,8 @@ STATE = "_motionmill"
 class Found:
     """The videos of an output prefix, by input URI."""
 
-    videos: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """(rows or frames, digest of all their content), of those that are committed."""
+    videos: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    """(rows or frames, digest of each column of theirs), of those that are committed."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """Error types of those that failed."""
     problems: list[str] = field(default_factory=list)
@@ -60,11 +60,12 @@ def inspect(task: str, output: Output) -> Found:
             continue
         if task == "interpolate":
             paths = [part["path"] for part in commit["outputs"]]
-            frames = [
-                frame for path in paths if not path.endswith(".parquet") for frame in frames_of(output.files[path])
-            ]
-            beside = [pq.read_table(pa.BufferReader(output.files[path])) for path in paths if path.endswith(".parquet")]
-            found.videos[uri] = len(frames), _digest([*frames, *(row for table in beside for row in table.to_pylist())])
+            videos = [path for path in paths if not path.endswith(".parquet")]
+            frames = [frame for path in videos for frame in frames_of(output.files[path])]
+            columns = _columns([{"time": time, "picture": digest} for time, digest in frames])
+            for path in {*paths} - {*videos}:
+                columns |= _columns(pq.read_table(pa.BufferReader(output.files[path])).to_pylist())
+            found.videos[uri] = len(frames), columns
             continue
         rows = []
         for part in commit["outputs"]:
@@ -77,7 +78,7 @@ def inspect(task: str, output: Output) -> Found:
         numbers = [row["frame_index"] for row in rows]
         if sorted(numbers) != list(range(len(numbers))):
             found.problems.append(f"{uri}: frames {numbers} are not one each")
-        found.videos[uri] = len(rows), _digest(sorted(rows, key=lambda row: row["frame_index"]))
+        found.videos[uri] = len(rows), _columns(sorted(rows, key=lambda row: row["frame_index"]))
     found.problems += [
         f"{path}: {len(table) - claimed[path]} rows of no committed video"
         for path, table in tables.items()
@@ -101,11 +102,12 @@ def inspect(task: str, output: Output) -> Found:
     return found
 
 
-def _digest(rows: list[Any]) -> str:
-    digest = hashlib.sha256()
+def _columns(rows: list[dict[str, Any]]) -> dict[str, str]:
+    columns = {name: hashlib.sha256() for name in rows[0]} if rows else {}
     for row in rows:
-        digest.update(repr(row).encode())
-    return digest.hexdigest()
+        for name, value in row.items():
+            columns[name].update(repr(value).encode())
+    return {name: digest.hexdigest()[:32] for name, digest in columns.items()}
 
 
 def half_visible(task: str, output: Output, clean: Found) -> list[str]:
@@ -134,7 +136,9 @@ def difference(now: Found, clean: Found, poisoned: dict[str, tuple[str, ...]]) -
         elif uri not in clean.videos:
             wrong.append(f"{uri} should not be there")
         elif now.videos[uri] != clean.videos[uri]:
-            wrong.append(f"{uri} has {now.videos[uri][0]} rows, {clean.videos[uri][0]} expected, or other content")
+            (rows, columns), (expected, right) = now.videos[uri], clean.videos[uri]
+            other = sorted(name for name in {*columns, *right} if columns.get(name) != right.get(name))
+            wrong.append(f"{uri} has {rows} rows, {expected} expected; other content in {other}")
     for uri, kind in now.quarantined.items():
         if kind not in poisoned.get(uri, ()):
             wrong.append(f"{uri} is in quarantine: {kind}")

@@ -90,13 +90,20 @@ class Lab:
         self.server = S3Server(Path(self._folder.name) / "weed").start()
         client = self.server.client()
         client.create_bucket(Bucket=BUCKET)
-        upload(client, BUCKET, {name: _video(name, frames) for name, frames in FRAMES.items()})
-        for fault in FAULTS.values():
-            if fault.poison:
-                name = f"poison/{fault.poison}.mp4"
-                listed = "\n".join([*FRAMES, name])
-                video = make_video(frames=3 * CLIP, options=X264)
-                upload(client, BUCKET, {name: video, f"{fault.poison}.txt": listed.encode()})
+        upload(client, BUCKET, {name: self._input(name, frames) for name, frames in FRAMES.items()})
+        for poison in ("", *(fault.poison for fault in FAULTS.values() if fault.poison)):
+            names = [*FRAMES, *([f"poison/{poison}.mp4"] if poison else [])]
+            upload(client, BUCKET, {f"{poison or 'all'}.txt": "\n".join(names).encode()})
+            if poison:
+                upload(client, BUCKET, {names[-1]: self._input(names[-1], 3 * CLIP)})
+
+    def _input(self, name: str, frames: int) -> bytes:
+        """A video, made once: Matroska's muxer gives each file another id, and so another version."""
+        path = self._state / name.replace("/", "-")
+        if not path.exists():
+            container = "matroska" if name.endswith(".mkv") else "mp4"
+            path.write_bytes(make_video(container=container, frames=frames, options=X264))
+        return path.read_bytes()
 
     def __enter__(self) -> Lab:
         return self
@@ -158,7 +165,7 @@ class Lab:
         path = self._state / f"clean-{task}-{source_digest()}.json"
         if not path.exists():
             prefix = f"out/{task}/clean-{uuid.uuid4().hex[:6]}"
-            with self.start(task, "in", prefix, Fault("nothing"), self.server.endpoint, ()) as job:
+            with self.start(task, "all.txt", prefix, Fault("nothing"), self.server.endpoint, ()) as job:
                 done = job.wait(LIMIT_S)
             found = inspect(task, self.output(prefix))
             if done.code != 0 or found.problems or found.left or len(found.videos) != len(FRAMES):
@@ -182,7 +189,7 @@ class Lab:
     def _run(self, task: str, fault: Fault, result: Result) -> None:
         clean = self.clean(task)
         prefix = f"out/{task}/{result.fault}-{uuid.uuid4().hex[:6]}"
-        source = f"{fault.poison}.txt" if fault.poison else "in"
+        source = f"{fault.poison or 'all'}.txt"
         with contextlib.ExitStack() as stack:
             endpoint = self.server.endpoint
             proxy: FaultProxy | None = None
@@ -244,16 +251,12 @@ def full_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _video(name: str, frames: int) -> bytes:
-    return make_video(container="matroska" if name.endswith(".mkv") else "mp4", frames=frames, options=X264)
-
-
 def _dumped(found: Found) -> str:
-    return json.dumps(found.videos)
+    return json.dumps(found.videos, indent=1)
 
 
 def _loaded(text: str) -> Found:
-    return Found({uri: (rows, digest) for uri, (rows, digest) in json.loads(text).items()})
+    return Found({uri: (rows, columns) for uri, (rows, columns) in json.loads(text).items()})
 
 
 def _revision() -> str:
