@@ -115,9 +115,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, flow: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         """x [N,C,H,W] and the flows so far [N,4,H,W] px -> (what to add to the flows, mask logit [N,1,H,W])."""
-        x = resize(x, 1 / scale)
+        return self.at_scale(resize(x, 1 / scale), None if flow is None else resize(flow, 1 / scale), scale)
+
+    def at_scale(self, x: Tensor, flow: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        """As forward, with x [N,C,H/s,W/s] and the flows [N,4,H/s,W/s], still in px, made small already."""
         if flow is not None:
-            x = torch.cat([x, resize(flow, 1 / scale) / scale], 1)
+            x = torch.cat([x, flow / scale], 1)
         out = self.lastconv(self.convblock(self.conv0(x)))  # (N, 6, H/s, W/s): 4 of flow, mask, unused
         out = resize(out[:, :5].float(), scale)
         return out[:, :4] * scale, out[:, 4:]
