@@ -104,7 +104,8 @@ def shrink(frame: Tensor, short_side: int = SHORT_SIDE) -> Tensor:
 
 def motion_magnitude(forward: Tensor, backward: Tensor) -> Tensor:
     """The larger of both flows' lengths in each pixel, [N,2,H,W] twice -> [N,1,H,W]. Neither is warped to the other."""
-    return torch.maximum(forward.norm(dim=1, keepdim=True), backward.norm(dim=1, keepdim=True))
+    there, back = (torch.hypot(flow[:, :1], flow[:, 1:]) for flow in (forward, backward))
+    return torch.maximum(there, back)
 
 
 def mean_over(logits: Tensor, windows: Sequence[Window], size: tuple[int, int]) -> Tensor:

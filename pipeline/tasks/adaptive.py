@@ -177,10 +177,11 @@ class PatchModel(Generic[S]):
         """The padded frame [3,H,W] with its static patches' contributions, and nothing else yet."""
         total = torch.zeros(3, *grid.size, device=left.device)
         if any(still):
-            between = torch.lerp(pad(left, grid.padding)[0], pad(right, grid.padding)[0], float(t))
+            left, right = pad(left, grid.padding)[0], pad(right, grid.padding)[0]
             for patch, share, quiet in zip(grid.patches, grid.shares, still, strict=True):
                 if quiet:
-                    total[_area(patch)] += between[_area(patch)] * share
+                    area = _area(patch)
+                    total[area] += torch.lerp(left[area], right[area], float(t)) * share
         return total
 
     def _most(self, area: int, frame: int) -> dict[int, int]:

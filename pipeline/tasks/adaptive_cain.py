@@ -60,7 +60,9 @@ class CainBackbone:
     def run(self, scale: int, pieces: Sequence[tuple[CainState, Patch]], depths: Sequence[int]) -> Tensor:
         lefts, rights = ([_cut(getattr(state, side), patch) for state, patch in pieces] for side in ("left", "right"))
         means = [torch.cat([state.means[index] for state, _ in pieces]) for index in (0, 1)]
-        left, right = (torch.cat(x).contiguous(memory_format=torch.channels_last) for x in (lefts, rights))
+        # What resampling and enlarging want in planes, the network itself wants pixel by pixel.
+        layout = torch.channels_last if scale == 1 else torch.contiguous_format
+        left, right = (torch.cat(x).contiguous(memory_format=layout) for x in (lefts, rights))
         return self._network.synthesise(left, right, scale, depths, (means[0], means[1]))
 
 
