@@ -19,6 +19,8 @@ from pipeline.run.speed import Clock, Speed
 from pipeline.run.timeline import Timeline
 from pipeline.run.worker import RunContext
 from pipeline.storage import redact
+from pipeline.tasks import self_check_report
+from pipeline.tasks.decisions import Totalled, summed, told
 
 MOST_REMARKS = 1000
 """Distinct notes kept; a run over many videos repeats few."""
@@ -87,6 +89,8 @@ class Account:
     outputs: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
     max_t_error: str = "0"
+    self_check: self_check_report.Table = field(default_factory=dict)
+    decisions: Totalled = field(default_factory=dict)
     peak_rss: int = 0
     first_clip: float | None = None
     last_clip: float | None = None
@@ -126,6 +130,10 @@ class Account:
         self.written(outputs)
         if Fraction(extra.get("max_t_error", 0)) > Fraction(self.max_t_error):
             self.max_t_error = extra["max_t_error"]
+        if "self_check" in extra:
+            self.self_check = self_check_report.merged([self.self_check, extra["self_check"]["by_motion"]])
+        if "decisions" in extra:
+            self.decisions = summed(self.decisions, extra["decisions"])
         for remark in [*extra.get("notes", []), *(f"not copied: {text}" for text in extra.get("dropped", []))]:
             if remark in self.remarks or len(self.remarks) < MOST_REMARKS:
                 self.remarks[remark] += 1
@@ -178,6 +186,10 @@ class Summary:
     peak_rss: int
     """Most bytes that a worker had resident."""
     max_t_error: str
+    self_check: self_check_report.Table
+    """Interpolation, where asked for: known frames made again, PSNR and SSIM by motion, of the videos finished here."""
+    decisions: Totalled
+    """Interpolation by an adaptive model: FLOPs and patches of the videos finished here."""
     files: int
     """Finished outputs; `outputs` names the first of them."""
     outputs: list[str]
@@ -217,6 +229,8 @@ class Summary:
             timeline=account.timeline.points(),
             peak_rss=account.peak_rss,
             max_t_error=account.max_t_error,
+            self_check=self_check_report.rounded(account.self_check),
+            decisions=account.decisions,
             files=account.files,
             outputs=[redact(uri) for uri in account.outputs],
             remarks=dict(sorted(account.remarks.items())),
@@ -263,6 +277,11 @@ class Summary:
         )
         if self.max_t_error != "0":
             lines.append(f"t_error    at most {self.max_t_error} of a source interval")
+        if decided := told(self.decisions):
+            lines.append(f"decisions  {decided}")
+        if self.self_check:
+            head, *rows = self_check_report.lines(self.self_check)
+            lines += [f"self-check {head}", *(f"{'':<11}{row}" for row in rows)]
         if self.storage_retries:
             lines.append(f"store      {self.storage_retries} calls repeated")
         for remark, count in list(self.remarks.items())[:SHOWN]:

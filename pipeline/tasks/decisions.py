@@ -108,6 +108,10 @@ def _record(
     )
 
 
+Totalled = dict[str, Any]
+"""{"flops", "full_flops", "patches": {"static" or "<scale>/<exit>": count}}: of frames whose model decides by patch."""
+
+
 class Totals:
     """What a video's records come to: patches by what they got, and the operations spent of those at full depth."""
 
@@ -124,13 +128,29 @@ class Totals:
                 self._full += record.full_flops
             yield record
 
-    def as_record(self) -> dict[str, Any]:
-        """For the video's commit: {"flops", "full_flops", "patches": {"static" or "<scale>/<depth>": count}}."""
-        return {
-            "flops": self._flops,
-            "full_flops": self._full,
-            "patches": dict(sorted(self._patches.items())),
-        }
+    def as_record(self) -> Totalled:
+        """For the video's commit."""
+        return {"flops": self._flops, "full_flops": self._full, "patches": dict(sorted(self._patches.items()))}
+
+
+def summed(one: Totalled, other: Totalled) -> Totalled:
+    """Two videos' totals as one; an empty one is none."""
+    patches = Counter(one.get("patches", {})) + Counter(other.get("patches", {}))
+    flops = {name: one.get(name, 0) + other.get(name, 0) for name in ("flops", "full_flops")}
+    return {**flops, "patches": dict(sorted(patches.items()))}
+
+
+def told(totals: Totalled) -> str:
+    """One line for people; empty where no patch was decided on."""
+    patches = totals.get("patches", {})
+    if not patches:
+        return ""
+    share = totals["flops"] / totals["full_flops"] if totals["full_flops"] else 0.0
+    parts = ", ".join(
+        f"{name} {count / sum(patches.values()):.0%}"
+        for name, count in sorted(patches.items(), key=lambda item: (-item[1], item[0]))
+    )
+    return f"{share:.0%} of the FLOPs at full depth; patches by scale/exit: {parts}"
 
 
 def named(choice: Choice) -> str:

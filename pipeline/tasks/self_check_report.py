@@ -42,17 +42,19 @@ def of_clips(extras: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merged(tables: Sequence[Table]) -> Table:
-    """Several videos' tables as one: every frame counts the same."""
+    """Several videos' tables as one: every frame counts the same. Not rounded: results may be merged again."""
     whole: Table = {}
     for name, _ in BINS:
         parts = [table[name] for table in tables if name in table]
         frames = sum(part["frames"] for part in parts)
         if frames:
-            means = {
-                score: round(math.fsum(part[score] * part["frames"] for part in parts) / frames, 4) for score in SCORES
-            }
+            means = {score: math.fsum(part[score] * part["frames"] for part in parts) / frames for score in SCORES}
             whole[name] = {"frames": frames, **means}
     return whole
+
+
+def rounded(table: Table) -> Table:
+    return {name: {column: round(value, 4) for column, value in row.items()} for name, row in table.items()}
 
 
 def lines(table: Table) -> list[str]:
