@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -197,11 +197,8 @@ class PatchModel(Generic[S]):
         return self._grid[1]
 
     def _make_grid(self, height: int, width: int) -> Grid:
-        fold, config = self._backbone.fold, self._config.adaptive_patch
-        padding = before, after, top, bottom = self._backbone.padding(height, width)
-        tall, wide = height + top + bottom, width + before + after
-        overlap = -(-config.overlap // fold) * fold
-        patches = plan.fitted_grid(tall, wide, max(config.size, 2 * overlap), overlap, fold)
+        padding, (tall, wide), overlap, patches = _layout(self._backbone, self._config, height, width)
+        before, _, top, _ = padding
         ramps = [torch.from_numpy(blend_weights(patch, tall, wide, overlap)) for patch in patches]
         weight = torch.zeros(tall, wide)
         for patch, ramp in zip(patches, ramps, strict=True):
@@ -246,6 +243,29 @@ class AdaptiveAnyTime(Generic[S]):
         pictures = iter(self._model.make(wanted))
         made = (Made(picture, each.t, decisions) for each, (picture, decisions) in zip(wanted, pictures, strict=True))
         return [[next(made) for _ in pair.places] for pair in pairs]
+
+
+def most_flops(backbone: Backbone[Any], config: InterpolateConfig, height: int, width: int) -> int:
+    """What one picture takes at most under this configuration: nothing static, and the dearest choices it allows."""
+    _, _, _, patches = _layout(backbone, config, height, width)
+    area = sum(patch.height * patch.width for patch in patches)
+    cheapest = area * min(map(min, backbone.costs))
+    most = cheapest if config.quality == 0 else area * backbone.costs[0][-1]
+    overhead = backbone.overhead_flops(height, width)
+    if config.flops_budget is not None:
+        most = min(most, max(cheapest, config.flops_budget * backbone.full_flops(height, width) - overhead))
+    return round(most) + overhead
+
+
+def _layout(
+    backbone: Backbone[Any], config: InterpolateConfig, height: int, width: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int], int, list[Patch]]:
+    """A frame's padding, its padded (height, width), the overlap, and the patches in it."""
+    fold, wanted = backbone.fold, config.adaptive_patch
+    padding = before, after, top, bottom = backbone.padding(height, width)
+    tall, wide = height + top + bottom, width + before + after
+    overlap = -(-wanted.overlap // fold) * fold
+    return padding, (tall, wide), overlap, plan.fitted_grid(tall, wide, max(wanted.size, 2 * overlap), overlap, fold)
 
 
 def _rectangle(patch: Patch) -> tuple[slice, slice]:

@@ -14,6 +14,7 @@ from pipeline.plan.grid import Grid
 from pipeline.types import VideoInfo
 
 if TYPE_CHECKING:  # torch comes with it, and probing and joining do without
+    from models.cain_sd.adaptive import CAINSD
     from models.rife.checkpoint import Sizes
     from models.weights import Weights
     from pipeline.tasks.interpolators import Interpolator
@@ -30,8 +31,8 @@ class Facts:
     sha256: str
     cain: dict[str, int] | None = None
     rife: Sizes | None = None
-    decides: bool = False
-    """Whether the weights choose scale and depth for each patch (CAIN-SD)."""
+    sd: CAINSD | None = None
+    """Where the weights choose scale and depth for each patch: the networks' sizes, without their numbers."""
 
 
 def choose(model: str) -> tuple[str, str]:
@@ -66,8 +67,8 @@ def _load(model: str) -> tuple[Weights, Facts]:
         if any(name.startswith("encode.cnn") for name in loaded.tensors):
             return loaded, Facts(loaded.name, loaded.sha256, rife=checkpoint.infer_sizes(loaded.tensors))
         if adaptive.is_adaptive(loaded.tensors):
-            sizes = cain.infer_sizes(adaptive.split_parts(loaded.tensors)["cain"])
-            return loaded, Facts(loaded.name, loaded.sha256, cain=sizes, decides=True)
+            network = adaptive.CAINSD.from_tensors(loaded.tensors).to("meta")
+            return loaded, Facts(loaded.name, loaded.sha256, cain=network.cain.sizes, sd=network)
         return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors))
     except weights.WeightsError as error:
         raise WeightsUnusable(str(error)) from error
@@ -81,7 +82,7 @@ def _check(config: InterpolateConfig, facts: Facts) -> None:
             raise ConfigError(f"blocks={config.blocks}: model={config.model} has exits 1 to {len(facts.rife.widths)}")
         return
     assert facts.cain is not None
-    if config.adaptive is True and not facts.decides:
+    if config.adaptive is True and facts.sd is None:
         raise ConfigError(
             f"adaptive=true: the weights of model={config.model} do not choose scale and depth; take CAIN-SD's, or auto"
         )
@@ -112,11 +113,11 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
     try:
         if facts.rife is not None:
             made = AnyTimeModel(IFNet.from_reference(loaded.tensors), config, device, precision)
-        elif facts.decides and config.adaptive:
+        elif facts.sd is not None and config.adaptive:
             backbone = CainBackbone(adaptive.CAINSD.from_tensors(loaded.tensors), config.exit_depth, device)
             made = AdaptiveMidpoints(backbone, config, device, precision)
         else:
-            plain = adaptive.split_parts(loaded.tensors)["cain"] if facts.decides else loaded.tensors
+            plain = adaptive.split_parts(loaded.tensors)["cain"] if facts.sd is not None else loaded.tensors
             made = MidpointModel(CAIN.from_reference(plain), config, device, precision)
     except (KeyError, ValueError) as error:
         raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
@@ -152,10 +153,16 @@ def flops(config: InterpolateConfig, info: VideoInfo, grid: Grid) -> int:
         once = rife.frame_macs(info.height, info.width, scales, facts.rife)
         encode = rife.encode_macs(facts.rife) * rife.padded_area(info.height, info.width, scales)
         return 2 * (once * cost.inner_frames(info.pts, grid) + round(encode) * len(info.pts))
+    passes = cost.midpoint_passes(info.pts, grid, config.max_t_error, config.max_depth)
+    if facts.sd is not None and config.adaptive:
+        from pipeline.tasks.adaptive import most_flops
+        from pipeline.tasks.adaptive_cain import CainBackbone
+
+        return passes * most_flops(CainBackbone(facts.sd, config.exit_depth, "meta"), config, info.height, info.width)
     sizes = facts.cain
     assert sizes is not None
     once = cost.cain_macs(
         info.height, info.width, sizes["channels"], sizes["rcabs"], sizes["shuffle"], config.exit_depth,
         sizes["shuffle"],
     )  # fmt: skip
-    return 2 * once * cost.midpoint_passes(info.pts, grid, config.max_t_error, config.max_depth)
+    return 2 * once * passes
