@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 
 from pipeline.config import DecodeConfig
 from pipeline.errors import CorruptVideo, UnreadableVideo, UnsupportedVideo
-from pipeline.media import demux
+from pipeline.media import demux, ffv1
 from pipeline.media.deinterlace import Deinterlacer
 from pipeline.media.frame import Frame
 from pipeline.types import ClipRef
@@ -93,7 +93,11 @@ class _Attempt:
         clip = self.clip
         seen = inside = after = 0
         before: deque[tuple[av.VideoFrame, int]] = deque(maxlen=clip.halo_before)
+        last: int | None = None
         for frame, pts in self._decoded(file):
+            if last is not None and pts <= last:
+                raise self._corrupt(f"a frame at pts {pts} comes after the one at {last}")
+            last = pts
             if inside == 0 and pts < clip.start_pts:
                 before.append((frame, pts))
                 seen += 1
@@ -195,10 +199,13 @@ class _Attempt:
         context = stream.codec_context
         pairs = demux.is_interlaced(stream)  # two packets, a field each, may make one frame
         refuse = self.config.corruption == "refuse"
+        checked = context.name == "ffv1" and context.extradata_size > 0
         for packet in self._packets(container, stream):
             if refuse and packet.is_corrupt:
                 yield from self._rescued(stream, packet.pts, pairs)
                 raise self._corrupt(f"the packet at pts {packet.pts} is cut short or damaged")
+            if refuse and checked and ffv1.is_damaged(bytes(packet)):
+                raise self._corrupt(f"the packet at pts {packet.pts} does not match its checksums")
             if packet.pts is not None and demux.is_shown(packet, context.name):
                 heapq.heappush(self.sent, packet.pts)
             try:

@@ -253,6 +253,7 @@ class _Prober:
             if not by_time:
                 self.notes.append("packets carry no reliable frame times: learnt by decoding once; no seeking in it")
                 return pts, (KeyPacket(first, pts[0], scan.dts[first], False, scan.size[first]),)
+        self._check_leading(scan, start)
         if skipped := sum(scan.shown[:first]) + len(times) - len(known):
             self.notes.append(f"{skipped} leading picture(s) skipped: they refer to frames before the first key frame")
         if not pts:
@@ -264,6 +265,19 @@ class _Prober:
             if not keys or time > keys[-1].pts:
                 keys.append(KeyPacket(ordinal, time, scan.dts[ordinal], size=scan.size[ordinal]))
         return pts, tuple(keys)
+
+    def _check_leading(self, scan: _Scan, start: int | None) -> None:
+        """Raises CorruptVideo where frames after a second key packet come before the first: no leading pictures."""
+        if start is None or len(scan.keys) < 2:
+            return
+        later = zip(scan.pts[scan.keys[1] :], scan.shown[scan.keys[1] :], strict=True)
+        early = [pts for pts, shown in later if shown and pts is not None and pts < start]
+        if early:
+            raise CorruptVideo(
+                f"{self.video}: its times jump back: it begins at pts {start}, and {len(early)} later frame(s) are at "
+                f"{min(early)} and on; give new ones: ffmpeg -fflags +genpts -i IN -c copy OUT.mkv",
+                stage="probe",
+            )
 
     def _decoded_times(self) -> tuple[int, ...]:
         """The frames' times as the decoder tells them; strictly increasing."""

@@ -150,6 +150,17 @@ def test_leading_pictures_of_a_stream_cut_within_an_open_group_are_skipped_and_n
     assert 0 < len(info.pts) < info.packets
 
 
+def test_frames_whose_times_jump_back_are_not_taken_for_leading_pictures() -> None:
+    options = {"cluster_time_limit": "400"}  # ms: a cluster for each group of pictures
+    data = make_video(container="matroska", frames=36, options={"preset": "ultrafast"}, container_options=options)
+    head, *clusters = data.split(b"\x1f\x43\xb6\x75")
+    last, sep, cues = clusters[-1].partition(b"\x1c\x53\xbb\x6b")
+    assert sep
+    moved = [head, last, *clusters[:-1]]
+    with pytest.raises(CorruptVideo, match=r"its times jump back: it begins at pts \d+, and \d+ later frame"):
+        probed(b"\x1f\x43\xb6\x75".join(moved) + sep + cues)
+
+
 def test_a_single_frame_has_a_duration() -> None:
     info = probed(make_video(frames=1))
     assert len(info.pts) == 1
