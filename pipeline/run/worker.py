@@ -6,9 +6,11 @@ worker itself, is retried and in the end stops the run, which can be resumed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import resource
 import shutil
+import socket
 import tempfile
 import time
 import traceback
@@ -59,6 +61,9 @@ Left alone, it takes pictures from heaps that it never shrinks, a heap for each 
 clip has threads of its own. So: what is freed of 1 MiB and more goes back to the system at once, two heaps hold the
 rest, and huge pages (where the system has them) make fresh memory cheap. Other C libraries ignore it.
 """
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -249,9 +254,28 @@ def attempt(
         except (StorageError, UsageError):
             raise
         except Exception as error:
+            if (full := _no_room(error, context.task.config.resources.scratch)) is not None:
+                raise full from error
             attempts.note_cause(video_id, name, number, f"{type(error).__name__}: {error}")
             if number >= context.task.config.retry.attempts:
                 return None, failure_of(error, number, stage)
+
+
+def _no_room(error: Exception, scratch: str) -> StorageError | None:
+    """What to raise for an error of the machine's disk, which is no video's fault: it would put them all in quarantine.
+
+    Encoders and writers of tables pass the system's error on, in exceptions of their own.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if getattr(found, "errno", None) in _DISK_ERRORS:
+            folder = scratch or tempfile.gettempdir()
+            return StorageError(
+                f"{socket.gethostname()}: no room for temporary files in {folder} ({scrub(str(found))}); free some, or "
+                "name another folder in resources.scratch"
+            )
+        found = found.__cause__ or found.__context__
+    return None
 
 
 def open_video(storage: Storage, video: VideoRef) -> BinaryIO:
