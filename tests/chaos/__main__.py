@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def main() -> int:
         for fault in arguments.fault or FAULTS
         if not (arguments.missing and (fault, task) in passed)
     ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters and servers are ended
     failed = 0
     if cases and not arguments.table_only:
         with Lab(folder) as lab:

@@ -17,6 +17,8 @@ NODES = 2
 CPUS = 2
 SETTINGS = {
     "PYTHONPATH": str(ROOT),
+    # A busy machine may need more than Ray's half minute to start a node.
+    "RAY_raylet_start_wait_time_s": "100",
     # What a process waits for a GCS that is gone before it gives up: 60 s by default.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
@@ -40,7 +42,8 @@ class ThreeRaylets(Cluster):
         arguments = [
             sys.executable, "-m", "tests.chaos.raylet", "start", "--block", "--disable-usage-stats",
             "--address", self.address, "--node-ip-address", "127.0.0.1", "--num-cpus", str(CPUS),
-            "--object-store-memory", "100000000", "--metrics-export-port", str(metrics),
+            "--object-store-memory", "100000000", "--include-log-monitor", "false",
+            "--metrics-export-port", str(metrics),
             "--dashboard-agent-listen-port", str(agents[0]), "--dashboard-agent-grpc-port", str(agents[1]),
             "--runtime-env-agent-port", str(agents[2]),
         ]  # fmt: skip
