@@ -263,9 +263,9 @@ class Storage:
         """Seconds since the epoch, by the clock that dates the objects below `prefix`."""
         return self._do(prefix, "look-up", lambda: self._store(prefix).clock(prefix))
 
-    def unfinished(self, prefix: str) -> list[Unfinished]:
+    def unfinished(self, prefix: str) -> tuple[Unfinished, ...]:
         """Writes below the folder `prefix` that were begun and not ended, and that no process on this machine is at."""
-        return self._do(prefix, "list", lambda: list(self._store(prefix).unfinished(prefix)))
+        return self._do(prefix, "list", lambda: tuple(self._store(prefix).unfinished(prefix)))
 
     def discard(self, item: Unfinished) -> None:
         """Deletes what such a write has left; nothing happens if it is gone."""
