@@ -68,7 +68,8 @@ def decode_clip(file: BinaryIO, clip: ClipRef, config: DecodeConfig) -> Iterator
             yield from attempt.frames(file)
             return
         except _StartedTooLate:
-            continue
+            if attempt.handed_out:  # packets at the key packet's time come again, with other content
+                raise attempt.corrupt("its times come twice") from None
         except CorruptVideo:
             # Damage, or a start in the middle of things? Only a start at the file's beginning can tell.
             if attempt.handed_out or start is starts[-1]:
@@ -96,7 +97,7 @@ class _Attempt:
         last: int | None = None
         for frame, pts in self._decoded(file):
             if last is not None and pts <= last:
-                raise self._corrupt(f"a frame at pts {pts} comes after the one at {last}")
+                raise self.corrupt(f"a frame at pts {pts} comes after the one at {last}")
             last = pts
             if inside == 0 and pts < clip.start_pts:
                 before.append((frame, pts))
@@ -107,11 +108,11 @@ class _Attempt:
                 while before:
                     yield self._hand_out(*before.popleft())
             if inside == clip.frames and not clip.is_last and after == 0 and pts != clip.end_pts:
-                raise self._corrupt(f"a frame at pts {pts} where the next clip starts at {clip.end_pts}")
+                raise self.corrupt(f"a frame at pts {pts} where the next clip starts at {clip.end_pts}")
             if inside < clip.frames and pts >= clip.end_pts:
-                raise self._corrupt(f"{clip.frames - inside} of {clip.frames} frames are missing")
+                raise self.corrupt(f"{clip.frames - inside} of {clip.frames} frames are missing")
             if inside == clip.frames and clip.is_last:
-                raise self._corrupt(f"a frame at pts {pts} after the last one planned")
+                raise self.corrupt(f"a frame at pts {pts} after the last one planned")
             if inside < clip.frames:
                 inside += 1
             else:
@@ -122,9 +123,9 @@ class _Attempt:
         if inside == 0 and self.start is not _Start.FILE:
             raise _StartedTooLate
         if inside < clip.frames:
-            raise self._corrupt(f"the video ends after {inside} of the clip's {clip.frames} frames")
+            raise self.corrupt(f"the video ends after {inside} of the clip's {clip.frames} frames")
         if after < clip.halo_after:
-            raise self._corrupt(f"the video ends after {after} of the {clip.halo_after} frames needed after the clip")
+            raise self.corrupt(f"the video ends after {after} of the {clip.halo_after} frames needed after the clip")
 
     def _check_start(self, pts: int, seen: int) -> None:
         """All that was needed before the clip has come, and its first frame is the one planned."""
@@ -134,7 +135,7 @@ class _Attempt:
         if seen < clip.halo_before + guard or pts != clip.start_pts:
             if self.start is not _Start.FILE:
                 raise _StartedTooLate
-            raise self._corrupt(
+            raise self.corrupt(
                 f"its first frame is at pts {pts}, planned at {clip.start_pts}"
                 if pts != clip.start_pts
                 else f"{seen} frames before it, {clip.halo_before} needed"
@@ -145,7 +146,7 @@ class _Attempt:
         self.last_good = pts
         return Frame.from_av(frame, pts)
 
-    def _corrupt(self, what: str) -> CorruptVideo:
+    def corrupt(self, what: str) -> CorruptVideo:
         place = "before its first frame" if self.last_good is None else f"after pts {self.last_good}"
         return CorruptVideo(
             f"{self.clip}: {what} ({place}); the file is damaged, or changed since it was planned: replace it, or set "
@@ -171,7 +172,7 @@ class _Attempt:
                     yield from checked
                 except (av.FFmpegError, EOFError) as error:
                     tap.check()
-                    raise self._corrupt(f"decoding fails: {demux.reason(error)}") from None
+                    raise self.corrupt(f"decoding fails: {demux.reason(error)}") from None
                 tap.check()
         except UnreadableVideo as error:
             raise CorruptVideo(str(error), pts=self.last_good) from None
@@ -181,9 +182,9 @@ class _Attempt:
     ) -> Iterator[tuple[av.VideoFrame, int]]:
         for frame, pts in frames:
             if (frame.width, frame.height) != size:
-                raise self._corrupt(f"the picture size changes from {size} to {(frame.width, frame.height)} at {pts}")
+                raise self.corrupt(f"the picture size changes from {size} to {(frame.width, frame.height)} at {pts}")
             if frame.is_corrupt and self.config.corruption == "refuse":
-                raise self._corrupt(f"the decoder marks the frame at pts {pts} as damaged")
+                raise self.corrupt(f"the decoder marks the frame at pts {pts} as damaged")
             if frame.interlaced_frame and self.config.interlaced == "refuse":
                 raise UnsupportedVideo(
                     f"{self.clip}: the frame at pts {pts} is interlaced; set decode.interlaced=deinterlace",
@@ -203,9 +204,9 @@ class _Attempt:
         for packet in self._packets(container, stream):
             if refuse and packet.is_corrupt:
                 yield from self._rescued(stream, packet.pts, pairs)
-                raise self._corrupt(f"the packet at pts {packet.pts} is cut short or damaged")
+                raise self.corrupt(f"the packet at pts {packet.pts} is cut short or damaged")
             if refuse and checked and ffv1.is_damaged(bytes(packet)):
-                raise self._corrupt(f"the packet at pts {packet.pts} does not match its checksums")
+                raise self.corrupt(f"the packet at pts {packet.pts} does not match its checksums")
             if packet.pts is not None and demux.is_shown(packet, context.name):
                 heapq.heappush(self.sent, packet.pts)
             try:
@@ -228,18 +229,18 @@ class _Attempt:
         refuse = self.config.corruption == "refuse"
         for frame in frames:
             if frame.pts is None:
-                raise self._corrupt("a frame without a time")
+                raise self.corrupt("a frame without a time")
             while self.sent and self.sent[0] < frame.pts:
                 missing = heapq.heappop(self.sent)
                 if self.previous is None or pairs:
                     continue
                 if refuse:
-                    raise self._corrupt(f"the frame at pts {missing} is missing")
+                    raise self.corrupt(f"the frame at pts {missing} is missing")
                 yield self.previous, missing
             if self.sent and self.sent[0] == frame.pts:
                 heapq.heappop(self.sent)
             elif refuse and not pairs:
-                raise self._corrupt(f"a frame at pts {frame.pts} without a packet")
+                raise self.corrupt(f"a frame at pts {frame.pts} without a packet")
             self.previous = frame
             yield frame, frame.pts
 
@@ -293,4 +294,4 @@ class _Attempt:
         if not started:
             if self.start is not _Start.FILE:
                 raise _StartedTooLate
-            raise self._corrupt("no key packet in it")
+            raise self.corrupt("no key packet in it")

@@ -154,9 +154,9 @@ def test_frames_whose_times_jump_back_are_not_taken_for_leading_pictures() -> No
     options = {"cluster_time_limit": "400"}  # ms: a cluster for each group of pictures
     data = make_video(container="matroska", frames=36, options={"preset": "ultrafast"}, container_options=options)
     head, *clusters = data.split(b"\x1f\x43\xb6\x75")
-    last, sep, cues = clusters[-1].partition(b"\x1c\x53\xbb\x6b")
+    tail, sep, cues = clusters[-1].partition(b"\x1c\x53\xbb\x6b")
     assert sep
-    moved = [head, last, *clusters[:-1]]
+    moved = [head, clusters[2], *clusters[:2], tail]  # its last whole group of pictures first
     with pytest.raises(CorruptVideo, match=r"its times jump back: it begins at pts \d+, and \d+ later frame"):
         probed(b"\x1f\x43\xb6\x75".join(moved) + sep + cues)
 
