@@ -15,6 +15,7 @@ from pipeline.run.rows import Receipt
 CAUSES = {
     "model": "the model, as fast as it is alone",
     "contention": "the model, slower than alone: it shares cores, caches or the GPU",
+    "self_check": "making known frames again, where that is asked for",
     "starved": "waiting for decoded frames",
     "blocked": "waiting for encoding, upload or commit",
     "start_up": "until the actor's first clip: cluster, checks, loading the model",
@@ -57,6 +58,7 @@ class Clock:
 
     frames: int = 0
     model_s: float = 0.0
+    self_check_s: float = 0.0
     starved_s: float = 0.0
     blocked_s: float = 0.0
     work: float = 0.0
@@ -71,6 +73,7 @@ class Clock:
         seconds = receipt.seconds
         self.frames += receipt.rows
         self.model_s += seconds.get("model", 0.0)
+        self.self_check_s += seconds.get("self_check", 0.0)
         self.starved_s += seconds.get("decode_starved", 0.0)
         self.blocked_s += seconds.get("encode_blocked", 0.0) + times.after_s
         self.work += times.work
@@ -97,6 +100,7 @@ class Clock:
         parts = {
             "model": model,
             "contention": self.model_s - model,
+            "self_check": self.self_check_s,
             "starved": self.starved_s,
             "blocked": self.blocked_s,
             "start_up": sum(max(0.0, worker.first - started) for worker in original),
@@ -106,7 +110,7 @@ class Clock:
             + max(0, actors - len(survivors)) * (last - started),
             "joining": actors * (ended - last),
         }
-        inside = max(0.0, busy - self.model_s - self.starved_s - self.blocked_s)
+        inside = max(0.0, busy - self.model_s - self.self_check_s - self.starved_s - self.blocked_s)
         total = sum(parts.values()) + inside
         parts["other"] = inside + max(0.0, whole - total)
         scale = 1 / max(whole, total)

@@ -20,9 +20,10 @@ T0 = 1_000_000.0
 def receipt(
     worker: str, began: float, span: float, *, model: float, starved: float = 0.0, blocked: float = 0.0,
     after: float = 0.0, work: float = 0.0, bare: tuple[float, float] = (0.0, 0.0), frames: int = 10, born: float = 1.0,
+    check: float = 0.0,
 ) -> Receipt:  # fmt: skip
     """Moments in seconds after T0."""
-    seconds = {"model": model, "decode_starved": starved, "encode_blocked": blocked, "total": span}
+    seconds = {"model": model, "decode_starved": starved, "encode_blocked": blocked, "self_check": check, "total": span}
     times = Times(worker, T0 + born, T0 + born + 1, T0 + began, span, 0.1, after, work, bare)
     return Receipt(Row("clip", VIDEO, clip=CLIP), "ok", frames, seconds, times=times)
 
@@ -41,7 +42,7 @@ def test_every_cause_gets_its_time() -> None:
     found = speed_of(
         [
             receipt("a", 4, 6, model=4.0, starved=1.0, blocked=0.5, after=0.25, work=80, bare=(20, 0.8)),
-            receipt("b", 4, 8, model=6.0, starved=0.5, blocked=0.0, after=0.5, work=120, bare=(20, 0.8)),
+            receipt("b", 4, 8, model=6.0, starved=0.5, blocked=0.0, after=0.5, work=120, bare=(20, 0.8), check=0.5),
             receipt("a", 11, 5, model=4.0, after=1.0, work=80),
         ],
         actors=2,
@@ -52,13 +53,14 @@ def test_every_cause_gets_its_time() -> None:
         {
             "model": 280 * 0.04,  # 1.6 s for 40 units, alone
             "contention": 14 - 280 * 0.04,
+            "self_check": 0.5,
             "starved": 1.5,
             "blocked": 0.5 + 1.75,
             "start_up": 8,
             "waiting": 1,
             "tail": 4,
             "joining": 8,
-            "other": 19 - 14 - 1.5 - 2.25,
+            "other": 19 - 14 - 0.5 - 1.5 - 2.25,
         },
         abs=0.01,
     )
