@@ -188,14 +188,12 @@ def test_a_wrong_key_packet_costs_time_but_changes_nothing() -> None:
 
 
 def test_a_second_video_behind_the_first_gives_no_frame_twice() -> None:
-    first = make_video("libvpx", "webm", frames=24, options={"deadline": "realtime", "cpu-used": "8"})
-    second = make_video("libx264", "matroska", frames=24, options={"preset": "ultrafast"})
-    video, file, info = opened(first + second, CONFIG)
+    video, file, info = opened(make_codec("vp8", 30) + make_codec("vp9", 30), CONFIG)
     for clip in clips_of(video, info, 11, after=1):
         frames = decode_clip(file, clip, CONFIG)
         if clip.is_last:
             pts, error = until_error(frames)
-            assert "twice" in str(error) or "decoding fails" in str(error) or "after the last" in str(error)
+            assert "twice" in str(error)
         else:
             pts = [frame.pts for frame in frames]
         assert pts == sorted({*pts})
