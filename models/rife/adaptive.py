@@ -229,8 +229,9 @@ class _View:
 
 def sampled(x: Tensor) -> Tensor:
     """The middle four of every 4x4 pixels, [N,C,H,W] -> [N,C,H/2,W/2]: what a block at 1/4 of the size reads."""
-    cells = x.unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4))  # (N, C, H/4, 4, W/4, 4)
-    return cells[..., 1:3, :, 1:3].flatten(-2).flatten(-3, -2)
+    count, channels, height, width = x.shape
+    cells = x.reshape(count, channels, height // 4, 4, width // 4, 4)
+    return cells[:, :, :, 1:3, :, 1:3].reshape(count, channels, height // 2, width // 2)
 
 
 def moving_patches(frame0: Tensor, frame1: Tensor, tolerance: float) -> Tensor:

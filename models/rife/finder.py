@@ -14,7 +14,7 @@ that rate. A patch never gets deeper when the price rises.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log
+from math import inf, log
 from typing import Any
 
 import torch
@@ -35,6 +35,8 @@ DECIBEL = 10 / log(10)  # dB lost for each share of the error that is added, to 
 FLOOR = 1e-5
 """Mean squared error (50 dB) below which a frame is not worth more arithmetic."""
 WIDTHS = (16, 32)
+PRICE = 0.2
+"""dB for all of the network's arithmetic, at quality 0.5."""
 
 
 class ErrorNet(nn.Module):
@@ -107,10 +109,10 @@ def evidence(
     unmoved = (frames[0] - frames[1]).abs().mean(1, keepdim=True)
     grey = (warped[0] + warped[1]).mean(1, keepdim=True)
     small = F.avg_pool2d(flow, 2)  # (N, 4, H/4, W/4)
-    length = (small[:, :2].norm(dim=1, keepdim=True) + small[:, 2:].norm(dim=1, keepdim=True)) / 2
+    length = (_length(small[:, :2]) + _length(small[:, 2:])) / 2
     # Even motion takes the first frame by -t and the second by 1 - t of the way.
-    uneven = ((1 - t) * small[:, :2] + t * small[:, 2:]).norm(dim=1, keepdim=True)
-    change = F.avg_pool2d(flow - before, 2).norm(dim=1, keepdim=True)
+    uneven = _length((1 - t) * small[:, :2] + t * small[:, 2:])
+    change = _length(small - F.avg_pool2d(before, 2))
     values = torch.cat(
         [
             _grey_levels(F.avg_pool2d(residual, cell)),
@@ -123,6 +125,15 @@ def evidence(
         1,
     )
     return values
+
+
+def price_of(quality: float) -> float:
+    """The price for `quality` in 0..1: PRICE at 0.5, none near 1, and -inf, full depth, at 1 itself; inf at 0."""
+    if not 0 <= quality <= 1:
+        raise ValueError(f"quality={quality}: give 0 to 1")
+    if quality in (0, 1):
+        return -inf if quality else inf
+    return PRICE * (1 - quality) / quality
 
 
 def continues(errors: Tensor, costs: Sequence[float], price: float) -> bool:
@@ -144,7 +155,12 @@ def _losses(errors: Tensor, costs: Sequence[float], price: float) -> Tensor:
     """dB of the frame lost at each exit, and what its arithmetic is charged."""
     mse = errors.double().clamp(-20, 3).exp()
     frame = mse[:, -1:].mean((2, 3), keepdim=True).clamp_min(FLOOR)
-    return DECIBEL * mse / frame + price * mse.new_tensor(costs)[None, :, None, None]
+    return DECIBEL * mse / frame + price * torch.tensor(costs).to(mse)[None, :, None, None]
+
+
+def _length(x: Tensor) -> Tensor:
+    """Of vectors [N,C,h,w], [N,1,h,w]."""
+    return x.square().sum(1, keepdim=True).sqrt()
 
 
 def _steps(x: Tensor) -> Tensor:

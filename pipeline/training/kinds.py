@@ -22,6 +22,9 @@ from pipeline.training.flow_sampling import SceneSampler
 from pipeline.training.flow_textures import load_pyramids
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
+from pipeline.training.rife_finder_lessons import LessonSampler, load_lessons
+from pipeline.training.rife_finder_loop import FinderTrainer
+from pipeline.training.rife_finder_recipe import FinderRecipe
 from pipeline.training.sampling import TripletSampler
 from pipeline.training.sd_loop import SDTrainer
 from pipeline.training.sd_recipe import SDRecipe
@@ -31,14 +34,22 @@ from pipeline.training.segmentation_recipe import SegmentationRecipe
 from pipeline.training.segmentation_sampling import PairSampler, load_labelled
 from pipeline.training.trainer import BaseTrainer, Sampler
 
-AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe
+AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe | FinderRecipe
+RecipeType = (
+    type[Recipe]
+    | type[FlowRecipe]
+    | type[SegmentationRecipe]
+    | type[DetectionRecipe]
+    | type[SDRecipe]
+    | type[FinderRecipe]
+)
 
 
 @dataclass(frozen=True)
 class Kind:
     """`sources` reads folders (and may keep decoded frames in a cache); the others take what it returned."""
 
-    recipe: type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe] | type[DetectionRecipe] | type[SDRecipe]
+    recipe: RecipeType
     network: str  # of the exported weights, as models/weights.py names it
     sources: Callable[[Any, Sequence[Path], Path], Any]
     sampler: Callable[[Any, Any], Sampler[Any]]
@@ -104,6 +115,14 @@ KINDS = {
         held_out=lambda recipe, labelled: None,
         trainer=_detection,
     ),
+    "rife-finder": Kind(
+        recipe=FinderRecipe,
+        network="models.rife.finder.Finder",
+        sources=load_lessons,
+        sampler=lambda recipe, lessons: LessonSampler(lessons.taught, recipe),
+        held_out=lambda recipe, lessons: LessonSampler(lessons.kept, recipe),
+        trainer=lambda recipe, device, sampler: FinderTrainer(recipe, device),
+    ),
 }
 
 
@@ -116,9 +135,7 @@ def kind_of(recipe: AnyRecipe) -> Kind:
     return KINDS[network_of(recipe)]
 
 
-def recipe_type(
-    path: Path,
-) -> type[Recipe] | type[FlowRecipe] | type[SegmentationRecipe] | type[DetectionRecipe] | type[SDRecipe]:
+def recipe_type(path: Path) -> RecipeType:
     """By the file's key `network`; CAIN's where it has none. Raises ConfigError for a network unknown here."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
