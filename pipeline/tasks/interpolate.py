@@ -64,8 +64,12 @@ class InterpolateTask:
         return (max(1, before), max(1, after)) if self.config.self_check else (before, after)
 
     def fingerprint(self) -> dict[str, Any]:
-        digest = "" if self.config.model == "blend" else interpolate_model.load_weights(self.config)[1].sha256
-        return {"weights.sha256": digest, "precision": self.precision}
+        if self.config.model == "blend":
+            return {"weights.sha256": "", "precision": self.precision}
+        facts = interpolate_model.load_weights(self.config)[1]
+        finder = interpolate_model.finder(self.config, facts)
+        chosen = {} if finder is None else {"finder.sha256": finder.sha256}
+        return {"weights.sha256": facts.sha256, **chosen, "precision": self.precision}
 
     def check_node(self) -> None:
         interpolate_model.check_node(self.config)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch comes with it, and probing and joining do without
     from pipeline.tasks.interpolators import Interpolator
 
 RIFE = "rife-4.14"
+FINDER = "rife-finder"
 COMPACT = "cain-compact"
 
 
@@ -80,6 +81,11 @@ def _check(config: InterpolateConfig, facts: Facts) -> None:
     if facts.rife is not None:
         if config.blocks > len(facts.rife.widths):
             raise ConfigError(f"blocks={config.blocks}: model={config.model} has exits 1 to {len(facts.rife.widths)}")
+        if config.adaptive is True and len(facts.rife.widths) != 4:
+            raise ConfigError(
+                f"adaptive=true: {FINDER} judges networks of 4 blocks, model={config.model} has "
+                f"{len(facts.rife.widths)}; take adaptive=auto"
+            )
         return
     assert facts.cain is not None
     if config.adaptive is True and facts.sd is None:
@@ -94,6 +100,22 @@ def _check(config: InterpolateConfig, facts: Facts) -> None:
         raise ConfigError(str(error)) from None
 
 
+def finder(config: InterpolateConfig, facts: Facts) -> Weights | None:
+    """The weights that choose an exit of RIFE for each patch; None where every patch gets all blocks.
+
+    They know the errors of the published network: other weights of its kind have them only on demand.
+    """
+    from models import weights
+
+    published = weights.TABLE[RIFE].sha256
+    if facts.rife is None or not config.adaptive or (config.adaptive == "auto" and facts.sha256 != published):
+        return None
+    try:
+        return weights.load(FINDER)
+    except weights.WeightsError as error:
+        raise WeightsUnusable(str(error)) from error
+
+
 def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Interpolator, str, str]:
     """The interpolator that the configuration asks for, its weights' name and their digest.
 
@@ -101,9 +123,12 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
     """
     from models.cain_sd import CAIN, adaptive
     from models.rife import IFNet
+    from models.rife.adaptive import AdaptiveIFNet
+    from models.rife.finder import Finder
     from pipeline.tasks.adaptive import AdaptiveMidpoints
     from pipeline.tasks.adaptive_cain import CainBackbone
     from pipeline.tasks.any_time import AnyTimeModel
+    from pipeline.tasks.any_time_adaptive import AdaptiveAnyTimeModel
     from pipeline.tasks.interpolators import Blend, MidpointModel
 
     if config.model == "blend":
@@ -112,7 +137,12 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
     made: Interpolator
     try:
         if facts.rife is not None:
-            made = AnyTimeModel(IFNet.from_reference(loaded.tensors), config, device, precision)
+            rife = IFNet.from_reference(loaded.tensors)
+            if (judge := finder(config, facts)) is None:
+                made = AnyTimeModel(rife, config, device, precision)
+            else:
+                adaptive_rife = AdaptiveIFNet(rife, Finder.from_reference(judge.tensors))
+                made = AdaptiveAnyTimeModel(adaptive_rife, config, device, precision)
         elif facts.sd is not None and config.adaptive:
             backbone = CainBackbone(adaptive.CAINSD.from_tensors(loaded.tensors), config.exit_depth, device)
             made = AdaptiveMidpoints(backbone, config, device, precision)
