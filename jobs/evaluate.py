@@ -2,6 +2,7 @@
 """Measure models on real clips and benchmarks.
 
 python jobs/evaluate.py interpolate CLIPS [--weights cain-compact] [--json FILE]
+python jobs/evaluate.py sd-table CLIPS [--weights cain-sd-compact] [--price 20]... [--json FILE]
 python jobs/evaluate.py flow PRED GT [--layout auto] [--json FILE]
 python jobs/evaluate.py recognize OUTPUT --reference OUTPUT | --labels FOLDER | --boxes FILE [--json FILE]
 """
@@ -27,10 +28,13 @@ def group() -> None:
 @app.command()
 def interpolate(
     clips: Annotated[Path, typer.Argument(help="A folder of video files, or one file.")],
-    weights: Annotated[str, typer.Option(help="A name, path or URI of weights of CAIN or RIFE.")] = "cain-compact",
+    weights: Annotated[
+        str, typer.Option(help="A name, path or URI of weights of CAIN, CAIN-SD or RIFE.")
+    ] = "cain-compact",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     padding: Annotated[str, typer.Option(help="official: to multiples of 128; tight: of the shuffle.")] = "official",
     exit_depth: Annotated[int | None, typer.Option(help="Residual group, or RIFE's block, to stop after.")] = None,
+    quality: Annotated[float, typer.Option(help="CAIN-SD: 0 the cheapest, 1 full depth.")] = 0.5,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
@@ -39,11 +43,38 @@ def interpolate(
     from pipeline.training import evaluation
 
     def job() -> int:
-        model = evaluation.network(weights, precision, padding, exit_depth, threads)
+        model = evaluation.network(weights, precision, padding, exit_depth, threads, quality)
         scores = evaluation.evaluate_folder(clips, model)
         print(evaluation.table(scores))
         if json_ is not None:
             evaluation.write_json(json_, scores, weights)
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def sd_table(
+    clips: Annotated[Path, typer.Argument(help="A folder of video files, or one file.")],
+    weights: Annotated[str, typer.Option(help="A name, path or URI of weights of CAIN-SD.")] = "cain-sd-compact",
+    plain: Annotated[str | None, typer.Option(help="Weights of a plain CAIN to compare with.")] = "cain-compact",
+    price: Annotated[
+        list[float] | None, typer.Option(help="Of full depth, in nats of probability; repeatable.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Only each n-th triplet.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """PSNR, SSIM and FLOPs as in the paper: full depth, exits, scales, CAIN-S, -D and -SD, by price and patch size."""
+    from pipeline.run import driver
+    from pipeline.training import sd_evaluation as evaluation
+
+    def job() -> int:
+        rows, by_clip = evaluation.run(clips, weights, plain, price or [], every, precision, threads)
+        print(evaluation.table(rows))
+        if json_ is not None:
+            evaluation.write_json(json_, rows, by_clip, weights)
         return 0
 
     sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))

@@ -23,15 +23,16 @@ def cain_macs_per_pixel(depth: int, channels: int = 192, rcabs: int = 12, shuffl
     return (ends + depth * (2 * rcabs + 1) * 9 * channels**2) / shuffle**2
 
 
-def paper_flops(height: int, width: int, depth: int = 5) -> int:
-    """FLOPs of the full-size CAIN on one pair of frames, as the paper's Table 1 counts them."""
-    cells = -(-height // 128) * -(-width // 128) * (128 // 8) ** 2
-    channels, rcabs = CAIN_SIZES["channels"], CAIN_SIZES["rcabs"]
-    macs = round(cain_macs_per_pixel(depth) * 64) * cells
-    convs, attentions = depth * (2 * rcabs + 1) + 2, depth * rcabs
+def paper_flops(height: int, width: int, depth: int = 5, cain: dict[str, int] | None = None) -> int:
+    """FLOPs of CAIN, full-size or of other sizes, on one pair of frames, as the paper's Table 1 counts them."""
+    s = CAIN_SIZES | (cain or {})
+    channels, rcabs, shuffle = s["channels"], s["rcabs"], s["shuffle"]
+    cells = -(-height // 128) * -(-width // 128) * (128 // shuffle) ** 2
+    macs = round(cain_macs_per_pixel(depth, channels, rcabs, shuffle) * shuffle**2) * cells
+    body, attentions = depth * (2 * rcabs + 1) + 1, depth * rcabs  # the head has as many outputs as a convolution of it
     # A bias for each convolution's output; one LeakyReLU and one pooling of the same size in each RCAB. The 1x1
     # convolutions on pooled values, and the means, are too small to show.
-    return 2 * macs + (convs + 2 * attentions) * channels * cells
+    return 2 * macs + ((body + 2 * attentions) * channels + 3 * shuffle**2) * cells
 
 
 def carn_macs_per_pixel(scale: int, sizes: carn.Sizes | None = None) -> float:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import torch
 from torch import Tensor
 
 from models import weights
-from models.cain_sd import CAIN
+from models.cain_sd import CAIN, CAINSD
+from models.cain_sd.adaptive import is_adaptive
 from models.rife import IFNet, copy_static
+from pipeline.config import InterpolateConfig
 from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
 from pipeline.metrics import psnr, ssim
+from pipeline.tasks.adaptive import PatchModel, Wanted
+from pipeline.tasks.adaptive_cain import CainBackbone
 from pipeline.training.clips import Frames, cuts, decode, find_videos, shrink, thumbnail_changes
 
 LARGEST = (1280, 720)
 SPACING = 10  # frames between two triplets
 
+T = TypeVar("T")
 Interpolator = Callable[[Tensor, Tensor], Tensor]  # two frames [1,3,H,W] in 0..1 -> the middle one
 
 
@@ -56,6 +63,20 @@ def evaluate_folder(folder: Path, model: Interpolator) -> list[ClipScore]:
 
 def evaluate_clip(video: Path, model: Interpolator) -> ClipScore | None:
     """One clip's scores; None where it has no triplet inside a shot."""
+    size, inside = of_triplets(video, lambda frames: score_triplet(frames, model))
+    if not inside:
+        return None
+    means = torch.tensor(inside, dtype=torch.float64).mean(0).tolist()
+    return ClipScore(video.name, size, len(inside), *means)
+
+
+def of_triplets(
+    video: Path, measure: Callable[[Sequence[Frames]], T], every: int = 1
+) -> tuple[tuple[int, int], list[T]]:
+    """What `measure` says of each triplet of a clip inside a shot, and the size (width, height) they are shown at.
+
+    every: only each n-th triplet.
+    """
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         size = fitted(stream.width, stream.height)
@@ -63,17 +84,15 @@ def evaluate_clip(video: Path, model: Interpolator) -> ClipScore | None:
     rows, thumbnails, pending = [], [], []
     for index, frame in enumerate(decode(video, size if resized else None)):
         thumbnails.append(shrink(frame))
+        if index // SPACING % every:
+            continue
         if index % SPACING < 3:
-            pending.append((index, frame))
+            pending.append(frame)
         if index % SPACING == 2:
-            rows.append((index - 2, score_triplet([f for _, f in pending[-3:]], model)))
+            rows.append((index - 2, measure(pending[-3:])))
             pending = []
     broken = set(cuts(thumbnail_changes(thumbnails))) if len(thumbnails) > 1 else set()
-    inside = [score for start, score in rows if not {start, start + 1} & broken]
-    if not inside:
-        return None
-    means = torch.tensor(inside, dtype=torch.float64).mean(0).tolist()
-    return ClipScore(video.name, size, len(inside), *means)
+    return size, [found for start, found in rows if not {start, start + 1} & broken]
 
 
 @torch.inference_mode()
@@ -123,13 +142,17 @@ def write_json(path: Path, scores: Sequence[ClipScore], weights_name: str) -> No
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def network(name_or_uri: str, precision: str, padding: str, exit_depth: int | None, threads: int) -> Interpolator:
-    """The network that the weights are, CAIN or RIFE, as an interpolator. Raises ConfigError and WeightsUnusable.
+def network(
+    name_or_uri: str, precision: str, padding: str, exit_depth: int | None, threads: int, quality: float = 0.5
+) -> Interpolator:
+    """The network that the weights are, CAIN, CAIN-SD or RIFE, as an interpolator. Raises ConfigError, WeightsUnusable.
 
-    exit_depth counts CAIN's residual groups, or RIFE's blocks; padding is CAIN's choice alone.
+    exit_depth counts residual groups, or RIFE's blocks; padding is the plain CAIN's choice alone; quality CAIN-SD's.
     """
     try:
         tensors = weights.load(name_or_uri).tensors
+        if is_adaptive(tensors):
+            return adaptive(CAINSD.from_tensors(tensors), precision, exit_depth, threads, quality)
         if not any(name.startswith("encode.cnn") for name in tensors):
             return cain(name_or_uri, precision, padding, exit_depth, threads)
         rife = IFNet.from_reference(tensors)
@@ -145,6 +168,25 @@ def network(name_or_uri: str, precision: str, padding: str, exit_depth: int | No
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             found = rife.between(rife.encode_frame(frame0), rife.encode_frame(frame1), 0.5, exit_depth)
         return copy_static(found.frame, frame0, frame1, found.warped)
+
+    return middle
+
+
+def adaptive(network: CAINSD, precision: str, exit_depth: int | None, threads: int, quality: float) -> Interpolator:
+    """CAIN-SD as jobs/interpolate.py runs it, patches and all. Raises ConfigError."""
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"precision={precision}: choose fp32 or bf16")
+    depth = network.depths if exit_depth is None else exit_depth
+    if not 1 <= depth <= network.depths:
+        raise ConfigError(f"exit_depth={exit_depth}: these weights have exits 1 to {network.depths}")
+    if not 0 <= quality <= 1:
+        raise ConfigError(f"quality={quality}: give 0 to 1")
+    torch.set_num_threads(threads)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    model = PatchModel(CainBackbone(network, depth, "cpu"), InterpolateConfig(quality=quality), "cpu", precision)
+
+    def middle(frame0: Tensor, frame1: Tensor) -> Tensor:
+        return model.make([Wanted(frame0[0], frame1[0], Fraction(1, 2))])[0][0][None]
 
     return middle
 
