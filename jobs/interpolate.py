@@ -23,7 +23,9 @@ def main(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help=common.OUTPUT_HELP)],
     config: Annotated[Path | None, typer.Option(help="YAML file; configs/interpolate.yaml lists every key.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the file.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help=common.PLAN_HELP)] = False,
+    plan_json: Annotated[str | None, typer.Option(metavar="FILE|-", help=common.PLAN_JSON_HELP)] = None,
+    measure: Annotated[bool, typer.Option("--measure", help=common.MEASURE_HELP)] = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined videos again.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Delete another run in OUTPUT first.")] = False,
 ) -> None:
@@ -34,6 +36,7 @@ def main(
     common.execute(
         lambda: InterpolateTask(common.load(InterpolateConfig, config, set_)),
         source, output, plan=plan, retry_quarantined=retry_quarantined, overwrite=overwrite,
+        plan_json=plan_json, measure=measure,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ _motionmill/attempts/<session>/<video_id>/<clip_id>/      <n>.json: tries that b
 _motionmill/quarantine/quarantine.parquet                 what failed, and why
 _motionmill/quarantine/<folder>/<name>                    the good beginning of a video that failed
 _motionmill/summary.json, runs/<session>.json             how the last run, and each session, went
+_motionmill/calibration.json                              what work cost here, for --plan
 _motionmill/report.html                                   the same for people, with pictures
 """
 
@@ -89,6 +90,10 @@ class Layout:
     @property
     def summary(self) -> str:
         return self.uri(f"{STATE}/summary.json")
+
+    @property
+    def calibration(self) -> str:
+        return self.uri(f"{STATE}/calibration.json")
 
     @property
     def report(self) -> str:

@@ -24,6 +24,14 @@ hypothesis.settings.register_profile("motionmill", deadline=None, max_examples=6
 hypothesis.settings.load_profile("motionmill")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_calibration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure on tiny clips must not become the user's idea of what work costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTIONMILL_CALIBRATION", str(tmp_path_factory.mktemp("calibration")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = S3Server(tmp_path_factory.mktemp("seaweedfs"))

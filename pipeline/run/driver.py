@@ -26,6 +26,7 @@ from pipeline.records.commit import (
     tidy_unfinished,
 )
 from pipeline.run import cluster, grouping, limits
+from pipeline.run.calibrator import Calibrator
 from pipeline.run.datasource import VideoSource
 from pipeline.run.finalise import finalise
 from pipeline.run.fingerprint import fingerprint_document
@@ -74,15 +75,13 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
     first = next(listing)  # raises InputNotFound before anything is started
     storage.check_writable(output)
     task.fingerprint()  # finds missing or damaged weights
-    limit = limits.of(task.config)
     cluster.connect(task.config.resources)
     connected = time.time()
     try:
         placement = cluster.place(task.config.resources)
         task = task.on(placement.device)
         nodes = cluster.check_nodes(task)
-        if limit is not None:
-            limits.check_output(task, storage, layout, source, output, limit)
+        estimate = limits.check(task, storage, layout, source, output, placement)
         session = open_run(storage, layout, fingerprint_document(task), overwrite=options.overwrite)
         if options.retry_quarantined:
             print(f"retrying {forget_failures(storage, layout)} quarantined videos and clips", flush=True)
@@ -91,7 +90,7 @@ def run(task: Task, source: str, output: str, options: Options) -> int:
         print(f"session {session.id}{' (resuming)' if session.resumed else ''}; {placement} on {len(nodes)} node(s)")
         if not placement.gpus:
             print("no GPU in use: the model runs on the CPU", flush=True)
-        for note in task.notes():
+        for note in (*task.notes(), *estimate):
             print(note, flush=True)
         print(f"metrics: {', '.join(endpoints()[:SHOWN_NODES]) or 'this cluster exports none'}", flush=True)
         start_up = StartUp(started, connected, time.time())
@@ -121,6 +120,7 @@ class _Run:
         now = time.time()
         start_up = start_up or StartUp(now, now, now)
         self._account = Account(start_up=start_up)
+        self._calibrator = Calibrator(context.task, placement)
         self._metrics = DriverMetrics(context.task.name, context.session)
         self._shown = 0.0
         self._videos: dict[str, _Video] = {}
@@ -210,6 +210,8 @@ class _Run:
         if receipt.status == "stopped":
             raise StorageError(receipt.message)
         self._account.add(receipt)
+        if self._calibrator.add(receipt):
+            self._calibrator.store(self._storage, self._layout)
         if row.clip is None:
             self._refuse(row)
             return
@@ -295,6 +297,7 @@ class _Run:
         in_quarantine = quarantine.rebuild(self._storage, self._layout, self._session.id)
         lost = self._tally.videos - self._account.committed - self._account.quarantined
         summary = Summary.of(self._context, self._placement, self._account, self._started, in_quarantine)
+        self._calibrator.store(self._storage, self._layout)
         data = summary.to_json()
         self._storage.put(self._layout.session_summary(self._session.id), data)
         self._storage.put(self._layout.summary, data)

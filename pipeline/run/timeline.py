@@ -24,8 +24,9 @@ class Timeline:
 
     def add(self, t: float, frames: int, clips: int, seconds: Mapping[str, float]) -> None:
         """Totals at `t` seconds, in the order of time."""
+        t = round(t, 3)
         point = {
-            "t": round(t, 3),
+            "t": t,
             "frames": frames,
             "clips": clips,
             "seconds": {stage: round(value, 3) for stage, value in sorted(seconds.items())},
@@ -35,7 +36,7 @@ class Timeline:
         else:
             self._points.append(point)
         if t - self._settled >= self.step:
-            self._settled = point["t"]
+            self._settled = t
         if len(self._points) >= POINTS:
             self._points = [*self._points[:-1:2], self._points[-1]]
             self.step *= 2
