@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 _PLAIN_EVERY_S = 10.0
+_BAR = 20
+_BAR_FROM = 100
+"""Columns of a terminal from which there is room for a bar."""
+_ELAPSED = len("0:00:00")
+_GAPS = 2
 
 
 @dataclass(slots=True)
@@ -43,17 +50,25 @@ class Tally:
         rate = self.clips_fresh / max(1e-9, time.monotonic() - self.started)
         return max(0.0, clips_expected - self.clips_done) / rate
 
-    def line(self) -> str:
+    def line(self, room: int | None = None) -> str:
+        """In one line; of at most `room` characters, from which the least important parts are left out first."""
         left = self.seconds_left()
+        # (what to keep first, text), in the order of reading
         parts = [
-            f"videos {self.videos_done}/{self.videos}",
-            f"clips {self.clips_done}/{self.clips}",
-            f"{self.frames} frames, {self.frames_per_second:.1f}/s",
-            f"quarantined {self.videos_quarantined}",
+            (1, f"videos {self.videos_done}/{self.videos}"),
+            (4, f"clips {self.clips_done}/{self.clips}"),
+            (3, f"{self.frames} frames, {self.frames_per_second:.1f}/s"),
+            (2 if self.videos_quarantined else 6, f"quarantined {self.videos_quarantined}"),
         ]
         if left is not None:
-            parts.append(f"{_span(left)} left")
-        return " · ".join(parts)
+            parts.append((5, f"{_span(left)} left"))
+        while room is not None and len(parts) > 1 and len(_joined(parts)) > room:
+            parts.remove(max(parts))
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[tuple[int, str]]) -> str:
+    return " · ".join(text for _, text in parts)
 
 
 def _span(seconds: float) -> str:
@@ -63,12 +78,15 @@ def _span(seconds: float) -> str:
 
 
 class _Line(ProgressColumn):
-    def __init__(self, tally: Tally) -> None:
-        super().__init__()
-        self._tally = tally
+    """The tally, in what the terminal's width leaves: it may change while the job runs."""
+
+    def __init__(self, tally: Tally, console: Console, others: int) -> None:
+        """`others`: characters of the columns beside this one."""
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self._tally, self._console, self._others = tally, console, others
 
     def render(self, task: Task) -> Text:
-        return Text(self._tally.line())
+        return Text(self._tally.line(max(1, self._console.width - self._others)))
 
 
 class Display:
@@ -81,13 +99,17 @@ class Display:
         self._title = title
         self._live: Progress | None = None
         if self._stream.isatty():
-            columns = (
-                TextColumn("{task.description}", style="bold", markup=False),
-                BarColumn(20),
-                _Line(tally),
-                TimeElapsedColumn(),
-            )
-            self._live = Progress(*columns, console=Console(file=self._stream), refresh_per_second=4)
+            console = Console(file=self._stream)
+            whole = Column(no_wrap=True)
+            columns: list[ProgressColumn] = [
+                TextColumn("{task.description}", style="bold", markup=False, table_column=whole)
+            ]
+            others = len(title) + _GAPS + _ELAPSED
+            if console.width >= _BAR_FROM:
+                columns.append(BarColumn(_BAR, table_column=Column(width=_BAR)))
+                others += _BAR + 1
+            columns += [_Line(tally, console, others), TimeElapsedColumn(Column(no_wrap=True))]
+            self._live = Progress(*columns, console=console, refresh_per_second=4)
             self._bar = self._live.add_task(title, total=None)
             self._live.start()
 

@@ -19,7 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(cpus=4, env={"PYTHONPATH": str(ROOT)})
+    # Metrics reach the endpoint each second, not every ten: a test waits for them.
+    made = Cluster(cpus=4, env={"PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "1000"})
     try:
         yield made
     finally:

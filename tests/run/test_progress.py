@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 
 import pytest
@@ -104,3 +105,30 @@ def test_on_a_terminal_the_display_is_live_and_what_is_logged_stays(
     assert "[a] job" in shown, "brackets are text, not markup"
     assert "quarantined: [b]/c.mp4" in shown
     assert "clips 10/20" in shown
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 79, 99, 100, 140])
+def test_the_display_keeps_to_the_terminal_s_width(tally: Tally, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = Terminal()
+    display = Display("interpolate", tally, stream)
+    display.update()
+    display.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    live = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("interpolate ")]
+    assert live
+    assert max(map(len, live)) <= width
+    assert all("…" not in line and "videos 1/4" in line for line in live if width >= 45)
+    assert all("6 min 00 s left" in line for line in live if width >= 140)
+    assert all("0:00:0" in line for line in live), "and the time is there"
+
+
+def test_what_matters_least_goes_first_where_there_is_no_room(tally: Tally) -> None:
+    whole = tally.line()
+    assert tally.line(len(whole)) == whole
+    assert "left" not in tally.line(len(whole) - 1)
+    assert tally.line(30) == "videos 1/4 · quarantined 1"
+    assert tally.line(1) == "videos 1/4"
+    tally.videos_quarantined = 0
+    assert "quarantined" not in tally.line(len(tally.line()) - 1), "none is no news"
