@@ -132,7 +132,7 @@ class _Pictures:
         """Ticks between the last two frames."""
         self.model_s = 0.0
         self.work = 0.0
-        """Pixels synthesised."""
+        """Pixels synthesised; for adaptive models, FLOPs."""
         self.rows: list[FrameRow] = []
         self._last: int | None = None
         self._model = model
@@ -172,7 +172,7 @@ class _Pictures:
             self._note(FrameRow(pts, "source_near", t, error))
             return Frame(pts, (right if node else left).planes, left.format)
         self._note(FrameRow(pts, "synthesised", t, error, decisions))
-        self.work += self._info.width * self._info.height
+        self.work += self._info.width * self._info.height if decisions is None else decisions.flops
         return Frame(pts, from_rgb(picture, left.format, self._info.colour), left.format)
 
     def _note(self, row: FrameRow) -> None:
