@@ -336,7 +336,7 @@ def _row_of(failure: DiscoveryFailure) -> Row:
     return Row("refused", video, refusal=failure_of(failure.error).model_copy(update={"stage": "discover"}))
 
 
-@ray.remote(num_cpus=cluster.LIGHT_CPUS, max_retries=-1)  # the ledger of attempts counts
+@ray.remote(num_cpus=cluster.LIGHT_CPUS, scheduling_strategy="SPREAD", max_retries=-1)  # the ledger of attempts counts
 def _finalise(context: RunContext, row: Row) -> VideoCommit:
     return finalise(context, row)
 

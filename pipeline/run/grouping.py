@@ -108,7 +108,7 @@ def _complete(context: RunContext, groups: Sequence[Group], execute: Execute) ->
         finish(storage, layout, group)
 
 
-@ray.remote(num_cpus=cluster.LIGHT_CPUS, max_retries=3)
+@ray.remote(num_cpus=cluster.LIGHT_CPUS, scheduling_strategy="SPREAD", max_retries=3)
 def _made(context: RunContext, group: Group) -> None:
     make(context, group)
 
