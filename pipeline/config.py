@@ -100,6 +100,8 @@ class ResourcesConfig(Section):
     """Videos finalised (joined, remuxed, checked) at the same time."""
     scratch: str = ""
     """Folder for temporary files; empty: the system's."""
+    wait_s: float = Field(0.0, ge=0)
+    """Seconds that an autoscaler is given to bring nodes for the actors; 0: they must be there when the run starts."""
     cluster_cpus: int | None = Field(None, ge=1)
     """CPUs of the local cluster that is started when none is given; default: this machine's."""
 
