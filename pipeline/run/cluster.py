@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler import sdk as autoscaler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ResourcesConfig
@@ -80,7 +82,46 @@ def connect(config: ResourcesConfig) -> None:
 
 
 def place(config: ResourcesConfig) -> Placement:
-    """Decides actors, GPUs and threads from the configuration and the cluster. Raises ConfigError if it cannot hold."""
+    """Decides actors, GPUs and threads from the configuration and the cluster. Raises ConfigError if it cannot hold.
+
+    With `resources.wait_s`, an autoscaler is asked for the nodes that are missing, and given that time to bring them.
+    """
+    deadline = time.monotonic() + config.wait_s
+    asked = False
+    while True:
+        try:
+            placed = _place(config)
+            break
+        except ConfigError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not asked:
+                print(f"waiting up to {config.wait_s:g} s for nodes: {error}", flush=True)
+                autoscaler.request_resources(bundles=_bundles(config))
+                asked = True
+        time.sleep(1)
+    if asked:
+        autoscaler.request_resources(num_cpus=0)  # the actors hold the nodes themselves from now on
+    return placed
+
+
+def _bundles(config: ResourcesConfig) -> list[dict[str, float]]:
+    """What the actors will reserve; one actor where their number is left to the cluster."""
+    gpus = 0.0 if config.gpus_per_actor == "auto" else float(config.gpus_per_actor)
+    each = {"CPU": _reserved(_threads(config, gpus)), **({"GPU": gpus} if gpus else {})}
+    return [each] * (1 if config.actors == "auto" else config.actors)
+
+
+def _threads(config: ResourcesConfig, gpus: float) -> int:
+    """On CPUs, many actors of one thread each beat few of many: no barriers, and decoding and encoding fill gaps."""
+    return config.cpu_threads if config.cpu_threads != "auto" else 2 if gpus else 1
+
+
+def _reserved(threads: int) -> float:
+    return max(0.5, threads - 0.5)
+
+
+def _place(config: ResourcesConfig) -> Placement:
     total = ray.cluster_resources()
     gpus_there, cpus_there = float(total.get("GPU", 0)), float(total.get("CPU", 0))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -90,9 +131,8 @@ def place(config: ResourcesConfig) -> Placement:
             f"resources.gpus_per_actor={gpus:g}, but the cluster has {gpus_there:g} GPUs; "
             "set it to 0 to run on the CPU, or add GPU nodes"
         )
-    # On CPUs, many actors of one thread each beat few of many: no barriers, and decoding and encoding fill the gaps.
-    threads = config.cpu_threads if config.cpu_threads != "auto" else 2 if gpus else 1
-    reserved = max(0.5, threads - 0.5)
+    threads = _threads(config, gpus)
+    reserved = _reserved(threads)
     room = [_room(node, gpus, reserved) for node in nodes]
     if config.actors != "auto":
         actors = config.actors
