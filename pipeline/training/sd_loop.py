@@ -90,12 +90,13 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
         return loss
 
     def exits_loss(self, network: CAINSD, batch: SDBatch) -> Tensor:
-        """Mean over all exits, at one scale that all processes draw alike."""
+        """Mean over the phase's exits, at one scale that all processes draw alike."""
         scales = self.phase.scales
         draw = torch.rand((), generator=self.generator(batch.step, -1)).item() * sum(scales.values())
         scale = next(s for s in scales if (draw := draw - scales[s]) <= 0)
         found = self.every_exit(network, batch, scale)
-        return torch.stack([self.distance(output, batch) for output in found]).mean()
+        wanted = self.phase.exits or range(1, len(found) + 1)
+        return torch.stack([self.distance(found[depth - 1], batch) for depth in wanted]).mean()
 
     def depth_loss(self, network: CAINSD, batch: SDBatch) -> Tensor:
         """Step 2: the exit drawn by DepthNet, at scale 1, and what it costs."""

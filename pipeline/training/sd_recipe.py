@@ -63,6 +63,8 @@ class Phase(_Frozen):
     """Of the learning rate, for ScaleNet and DepthNet."""
     scales: dict[Positive, NonNegative] = {1: 1.0}  # noqa: RUF012  # pydantic copies it
     """exits: how often a step trains a scale; weights."""
+    exits: tuple[Positive, ...] | None = None
+    """exits: which ones are trained, all alike; null: all. The paper's CAIN-S has its last one only."""
     every_choice: NonNegative = 0.0
     """depth, scale: weight of the mean loss over all exits or scales, beside the drawn one's; 0 as the paper. Above 0
     the choices that training does not draw stay good, for users who ask for more or less quality than it found."""
@@ -138,6 +140,10 @@ class SDRecipe(_Frozen):
             if phase.kind != "finder" and phase.crop % multiple:
                 raise ValueError(
                     f"crop {phase.crop} of phase {phase.kind} is no multiple of {multiple}, shuffle * scale"
+                )
+            if phase.exits is not None and (not phase.exits or max(phase.exits) > self.model.groups):
+                raise ValueError(
+                    f"exits {phase.exits} of phase {phase.kind}: this network has 1 to {self.model.groups}"
                 )
             if not any(phase.scales.values()) or not {*phase.scales} <= {*SCALES}:
                 raise ValueError(f"scales of phase {phase.kind} are {phase.scales}; give weights for some of {SCALES}")
