@@ -2,6 +2,7 @@
 """Speed, measured and not asserted: ours, the plain way and the bound, side by side from one run.
 
 python jobs/benchmark.py interpolate [VIDEO] [--set dotted.key=value]... [--memory]
+python jobs/benchmark.py interpolate FOLDER --adaptive [--size 1280x720]... [--set dotted.key=value]...
 python jobs/benchmark.py flow [VIDEO] [--size 960x540] [--model NAME|PATH|random-full] [--set dotted.key=value]...
 python jobs/benchmark.py codecs FILE...
 """
@@ -27,16 +28,27 @@ def benchmark() -> None:
 
 @app.command()
 def interpolate(
-    video: Annotated[Path, typer.Argument(help="A local video.")] = SAMPLE,
+    video: Annotated[Path, typer.Argument(help="A local video; with --adaptive also a folder of them.")] = SAMPLE,
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, as for the job.")] = None,
+    adaptive: Annotated[
+        bool, typer.Option(help="FLOPs and time of full depth and of adaptive patches instead.")
+    ] = False,
+    size: Annotated[
+        list[str] | None, typer.Option(help="--adaptive: WIDTHxHEIGHT frames are brought to. Repeatable.")
+    ] = None,
+    each: Annotated[int, typer.Option(min=1, help="--adaptive: triplets of each class of motion.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="--adaptive: measurements of each, of which the best counts.")] = 2,
+    device: Annotated[str, typer.Option(help="--adaptive: cpu or cuda.")] = "cpu",
     seconds: Annotated[float, typer.Option(help="Length of the bare and the plain loop.")] = 30.0,
     memory: Annotated[bool, typer.Option(help="Peak memory on 1080p of 10 s and of 10 min instead.")] = False,
     memory_rate: Annotated[int, typer.Option(help="Frames a second of those videos.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Write the figures as JSON here.")] = None,
 ) -> None:
-    """The bare model, the job and a plain script; or a worker's peak memory."""
+    """The bare model, the job and a plain script; or a worker's peak memory; or what adaptive patches save."""
     from pipeline import benchmark as bench
 
+    if adaptive:
+        sys.exit(_adaptive(video, set_ or [], size or ["1280x720", "1920x1080"], each, rounds, device, output))
     results: list[bench.Speed] | list[bench.Memory]
     if memory:
         results = bench.memory(set_ or [], (10, 600), memory_rate)
@@ -47,6 +59,23 @@ def interpolate(
         print(results[0].text())
     if output is not None:
         output.write_text(bench.as_json(results))
+
+
+def _adaptive(
+    video: Path, settings: list[str], sizes: list[str], each: int, rounds: int, device: str, output: Path | None
+) -> int:
+    from pipeline import benchmark, benchmark_adaptive, benchmark_flow
+    from pipeline.run import driver
+
+    def measure() -> int:
+        wanted = [size for text in sizes if (size := benchmark_flow.size_of(text)) is not None]
+        results = benchmark_adaptive.savings(str(video), settings, wanted, each, rounds, device)
+        print(benchmark_adaptive.table(results))
+        if output is not None:
+            output.write_text(benchmark.as_json(results))
+        return 0
+
+    return driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 @app.command()
