@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 
+class NoMidpoint(ValueError):
+    """No midpoint is near enough to a wanted place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Midpoint:
     """One pass of the model: `node` lies half-way between the finished nodes `left` and `right`."""
@@ -25,7 +29,7 @@ def nearest_node(t: Fraction, max_error: Fraction, max_depth: int) -> Fraction:
 
     An exactly dyadic `t` is always met exactly when it is within reach.
 
-    Raises ValueError when no node up to `max_depth` is near enough.
+    Raises NoMidpoint when no node up to `max_depth` is near enough, ValueError for a place outside 0..1.
     """
     if not 0 <= t <= 1:
         raise ValueError(f"t={t} lies outside the interval 0..1")
@@ -35,7 +39,7 @@ def nearest_node(t: Fraction, max_error: Fraction, max_depth: int) -> Fraction:
         node = Fraction(round(t * 2**depth), 2**depth)
         if abs(t - node) <= max_error:
             return node
-    raise ValueError(f"no midpoint within {max_error} of t={t} at depth {max_depth}")
+    raise NoMidpoint(f"no midpoint within {max_error} of t={t} at depth {max_depth}")
 
 
 def passes(nodes: Iterable[Fraction]) -> list[Midpoint]:

@@ -89,7 +89,7 @@ class Account:
     outputs: list[str] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
     max_t_error: str = "0"
-    self_check: self_check_report.Table = field(default_factory=dict)
+    self_check: self_check_report.Result = field(default_factory=dict)
     decisions: Totalled = field(default_factory=dict)
     peak_rss: int = 0
     first_clip: float | None = None
@@ -131,7 +131,7 @@ class Account:
         if Fraction(extra.get("max_t_error", 0)) > Fraction(self.max_t_error):
             self.max_t_error = extra["max_t_error"]
         if "self_check" in extra:
-            self.self_check = self_check_report.merged([self.self_check, extra["self_check"]["by_motion"]])
+            self.self_check = self_check_report.merged([self.self_check, extra["self_check"]])
         if "decisions" in extra:
             self.decisions = summed(self.decisions, extra["decisions"])
         for remark in [*extra.get("notes", []), *(f"not copied: {text}" for text in extra.get("dropped", []))]:
@@ -186,7 +186,7 @@ class Summary:
     peak_rss: int
     """Most bytes that a worker had resident."""
     max_t_error: str
-    self_check: self_check_report.Table
+    self_check: self_check_report.Result
     """Interpolation, where asked for: known frames made again, PSNR and SSIM by motion, of the videos finished here."""
     decisions: Totalled
     """Interpolation by an adaptive model: FLOPs and patches of the videos finished here."""
@@ -279,9 +279,8 @@ class Summary:
             lines.append(f"t_error    at most {self.max_t_error} of a source interval")
         if decided := told(self.decisions):
             lines.append(f"decisions  {decided}")
-        if self.self_check:
-            head, *rows = self_check_report.lines(self.self_check)
-            lines += [f"self-check {head}", *(f"{'':<11}{row}" for row in rows)]
+        for number, row in enumerate(self_check_report.lines(self.self_check)):
+            lines.append(f"{'' if number else 'self-check':<11}{row}")
         if self.storage_retries:
             lines.append(f"store      {self.storage_retries} calls repeated")
         for remark, count in list(self.remarks.items())[:SHOWN]:

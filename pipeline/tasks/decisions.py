@@ -135,14 +135,14 @@ class Totals:
 
 def summed(one: Totalled, other: Totalled) -> Totalled:
     """Two videos' totals as one; an empty one is none."""
-    patches = Counter(one.get("patches", {})) + Counter(other.get("patches", {}))
+    patches: Counter[str] = Counter(one.get("patches", {})) + Counter(other.get("patches", {}))
     flops = {name: one.get(name, 0) + other.get(name, 0) for name in ("flops", "full_flops")}
     return {**flops, "patches": dict(sorted(patches.items()))}
 
 
 def told(totals: Totalled) -> str:
     """One line for people; empty where no patch was decided on."""
-    patches = totals.get("patches", {})
+    patches: dict[str, int] = totals.get("patches", {})
     if not patches:
         return ""
     share = totals["flops"] / totals["full_flops"] if totals["full_flops"] else 0.0

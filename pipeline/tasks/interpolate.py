@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline import __version__
-from pipeline.config import MAX_TIMESCALE, InterpolateConfig
+from pipeline.config import MAX_TIMESCALE, InterpolateConfig, TargetConfig
 from pipeline.errors import UnsupportedVideo
 from pipeline.media import mux, verify
 from pipeline.media.encode import EncodePlan
@@ -85,7 +85,12 @@ class InterpolateTask:
         return frames_before(self.grid(info), info.end_pts, len(info.pts))
 
     def flops(self, info: VideoInfo) -> int:
-        return interpolate_model.flops(self.config, info, self.grid(info))
+        made = interpolate_model.flops(self.config, info, self.grid(info))
+        if not self.config.self_check:
+            return made
+        doubled = make_grid(TargetConfig(factor=2), info.time_base, info.pts[0])
+        # A frame is made again at its own place, which is the middle but for variable frame rates.
+        return made + round(self.config.self_check * interpolate_model.flops(self.config, info, doubled))
 
     def output_bytes(self, info: VideoInfo, size: int) -> int:
         # Taken to compress like the source; what the encoder makes of it is only known afterwards.

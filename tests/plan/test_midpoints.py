@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.plan.midpoints import nearest_node, passes
+from pipeline.plan.midpoints import NoMidpoint, nearest_node, passes
 
 PLACES = st.fractions(0, 1, max_denominator=2000)
 DEPTHS = st.integers(1, 8)
@@ -39,7 +39,7 @@ def test_a_multiple_of_a_power_of_two_within_reach_is_met_exactly(
 def test_a_time_out_of_reach_is_refused(t: Fraction, depth: int) -> None:
     best = min(abs(t - Fraction(k, 2**depth)) for k in range(2**depth + 1))
     assume(best > 0)
-    with pytest.raises(ValueError, match="no midpoint"):
+    with pytest.raises(NoMidpoint, match="no midpoint"):
         nearest_node(t, best - Fraction(1, 10**9), depth)
     assert abs(nearest_node(t, best, depth) - t) <= best
 
