@@ -4,6 +4,7 @@
 python jobs/benchmark.py interpolate [VIDEO] [--set dotted.key=value]... [--memory]
 python jobs/benchmark.py interpolate FOLDER --adaptive [--size 1280x720]... [--set dotted.key=value]...
 python jobs/benchmark.py flow [VIDEO] [--size 960x540] [--model NAME|PATH|random-full] [--set dotted.key=value]...
+python jobs/benchmark.py recognize [VIDEO] [--size 1000x600] [--model NAME|PATH|r101-half]... [--budget 1/10]...
 python jobs/benchmark.py codecs FILE...
 """
 
@@ -104,6 +105,41 @@ def flow(
         print(result.text())
         if output is not None:
             output.write_text(benchmark.as_json([result]))
+        return 0
+
+    sys.exit(driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def recognize(
+    video: Annotated[Path, typer.Argument(help="A local video.")] = SAMPLE,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT that the video is scaled to; empty: as it is.")] = "1000x600",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights; r101-flownet, r101-half, r50-…: the published sizes, random numbers. Repeatable."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, as for the job.")] = None,
+    frames: Annotated[int, typer.Option(min=3, help="Frames of the clip.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each loop goes over the clip.")] = 1,
+    budget: Annotated[list[str] | None, typer.Option(help="Share of key frames. Repeatable.")] = None,
+    job: Annotated[bool, typer.Option(help="Measure the whole job too.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Write the figures as JSON here.")] = None,
+) -> None:
+    """The network on every frame, both key-frame schedules beside the paper's prediction, and the whole job."""
+    from fractions import Fraction
+
+    from pipeline import benchmark, benchmark_flow, benchmark_recognize
+    from pipeline.run import driver
+
+    def measure() -> int:
+        results = benchmark_recognize.speed(
+            str(video), model or ["r101-flownet", "r101-half"], set_ or [], size=benchmark_flow.size_of(size),
+            frames=frames, rounds=rounds, budgets=[Fraction(one) for one in budget or ["1/5", "1/10"]], with_job=job,
+        )  # fmt: skip
+        for result in results:
+            print(result.text())
+        if output is not None:
+            output.write_text(benchmark.as_json(results))
         return 0
 
     sys.exit(driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.config import CutsConfig, Rational, RunConfig, Section
 from pipeline.config_flow import FilesConfig, RecordLimits
@@ -67,18 +67,29 @@ class MemfofConfig(Section):
     """Refinements of each flow."""
 
 
+class RecordsConfig(Section):
+    """Where `flow: records` finds the flow."""
+
+    output: str = ""
+    """The OUTPUT of a run of jobs/flow.py on the same videos, with direction=both: a folder or any fsspec URL."""
+
+
 class RecognizeConfig(RunConfig):
     """jobs/recognize.py"""
 
-    model: str = "dff-camvid"
-    """A name of the weights table, a path or URI of weights of segmentation or detection, or, for a network of one's
-    own, `python:package.module:function`, which returns a models.dff.bundle.Bundle."""
+    task: Literal["auto", "segmentation", "detection"] = "auto"
+    """auto: what the model does, and segmentation where none is named."""
+    model: str = Field("auto", validate_default=True)
+    """auto: dff-camvid, or dff-detect with task=detection. Or a name of the weights table, a path or URI of weights of
+    segmentation or detection, or, for a network of one's own, `python:package.module:function`, which returns a
+    models.dff.bundle.Bundle."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, in order, where the weights do not say them or others are wanted."""
-    flow: Literal["dff", "memfof"] = "dff"
-    """What carries features from key frames: the model's own flow network, or MEMFOF, which is slower and has no scale
-    field, but needs no training with the features."""
+    flow: Literal["dff", "memfof", "records"] = "dff"
+    """What carries features from key frames: the model's own flow network; MEMFOF, which is slower and has no scale
+    field, but needs no training with the features; or the records that jobs/flow.py made of the same videos."""
     memfof: MemfofConfig = MemfofConfig()
+    records: RecordsConfig = RecordsConfig()
     key_frames: KeyFramesConfig = KeyFramesConfig()
     short_side: int | Literal["auto"] = "auto"
     """px that a frame's short side is brought to before the networks; 0: as it is; auto: as the weights say."""
@@ -96,12 +107,23 @@ class RecognizeConfig(RunConfig):
     """Also write a video of each input with what was recognised drawn over it."""
     limits: RecordLimits = RecordLimits()
 
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str, info: ValidationInfo) -> str:
+        default = "dff-detect" if info.data.get("task") == "detection" else "dff-camvid"
+        return default if model == "auto" else model
+
     @model_validator(mode="after")
     def _sides(self) -> RecognizeConfig:
         for key in ("short_side", "long_side"):
             side = getattr(self, key)
             if side != "auto" and side != 0 and side < 32:
                 raise ValueError(f"{key}={side}: at least 32 px, 0 (any), or auto")
+        if (self.flow == "records") != bool(self.records.output):
+            raise ValueError(
+                f"flow={self.flow} with records.output={self.records.output!r}: flow=records wants the output of a run "
+                "of jobs/flow.py, the others want none"
+            )
         if self.classes is not None and (not self.classes or len({*self.classes}) < len(self.classes)):
             raise ValueError(f"classes={list(self.classes)}: at least one, of different names")
         return self

@@ -19,6 +19,7 @@ from pipeline.config import fingerprint_keys
 from pipeline.config_recognize import RecognizeConfig
 from pipeline.records import recognition_writer
 from pipeline.records.joining import Grouped
+from pipeline.storage import Storage, absolute
 from pipeline.tasks.base import ClipPart, Grouping, VideoOutput
 from pipeline.tasks.record_files import fetched, only, outputs
 from pipeline.types import VideoInfo, VideoRef
@@ -44,6 +45,8 @@ class RecognizeTask:
     """"fp32" or "bf16": what `auto` came to, decided once for the run by `on`."""
     reason: str = ""
     """Why, for people."""
+    flow_output: str = ""
+    """With flow: records, the flow run's output as every worker finds it."""
     name: str = "recognize"
     folder: str = "recognition"
     data_suffix: str = ".parquet"
@@ -57,7 +60,8 @@ class RecognizeTask:
         from pipeline.tasks import recognize_model
 
         precision, reason = recognize_model.decide_precision(self.config, device)
-        return replace(self, precision=precision, reason=reason)
+        output = absolute(self.config.records.output) if self.config.flow == "records" else ""
+        return replace(self, precision=precision, reason=reason, flow_output=output)
 
     def notes(self) -> Sequence[str]:
         return (f"precision {self.precision}: {self.reason}",) if self.reason else ()
@@ -75,7 +79,12 @@ class RecognizeTask:
         from pipeline.tasks import recognize_model
 
         found = recognize_model.facts(self.config)
-        return {"weights.sha256": found.sha256, "precision": self.precision}
+        document = {"weights.sha256": found.sha256, "precision": self.precision}
+        if self.config.flow == "records":
+            from pipeline.tasks.recognize_flow import run_digest
+
+            document["flow.run"] = run_digest(Storage(self.config.retry), absolute(self.config.records.output))
+        return document
 
     def check_node(self) -> None:
         if self.config.preview:

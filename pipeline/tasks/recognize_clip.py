@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.dff import warp
 from models.dff.preprocess import resized
 from models.dff.protocol import Detections as Found
 from models.dff.protocol import Segmentation
@@ -32,9 +33,11 @@ from pipeline.plan.key_residuals import Picture
 from pipeline.plan.key_schedule import ClipSchedule, schedule_clip
 from pipeline.plan.key_windows import windows
 from pipeline.records.recognition_schema import Detections, RecognitionRow, carried_columns
+from pipeline.storage import Storage
 from pipeline.tasks import flow_model, recognize_model
 from pipeline.tasks.base import ClipOutput, Heartbeat
 from pipeline.tasks.recognize import RecognizeTask
+from pipeline.tasks.recognize_flow import RecordedFlow
 from pipeline.tasks.stages import Ahead, Bare, Behind, stage_seconds
 from pipeline.types import ClipRef, VideoInfo
 
@@ -58,8 +61,7 @@ class RecognizeProcessor:
     def costs(self, high: int, wide: int) -> recognize_model.Costs:
         """Of frames that the networks see at this size, px."""
         if (high, wide) not in self._costs:
-            iterations = self.task.config.memfof.iterations
-            self._costs[high, wide] = recognize_model.costs_of(self.bundle.model, high, wide, iterations)
+            self._costs[high, wide] = recognize_model.costs_of(self.bundle.model, self.task.config, high, wide)
         return self._costs[high, wide]
 
     def process(self, clip: ClipRef, info: VideoInfo, source: BinaryIO, scratch: Path, beat: Heartbeat) -> ClipOutput:
@@ -149,6 +151,10 @@ class _Rows:
         self._config = config
         self._size, self._scale = recognize_model.frame_size(config, processor.facts, info.height, info.width)
         self._costs = processor.costs(*self._size)
+        self.flow: RecordedFlow | None = None
+        if config.flow == "records":
+            output, stride = processor.task.flow_output, processor.bundle.model.network.stride
+            self.flow = RecordedFlow(Storage(config.retry), output, clip.video, self._size, stride)
         self._own = range(clip.start_frame, clip.start_frame + clip.frames)
         # The halo is as long as a window can be; where it is shorter, the video ends.
         self._total = self._own.stop + clip.halo_after
@@ -183,6 +189,8 @@ class _Rows:
         first, thumbnails = window.thumbnails()
         schedule = schedule_clip(own, self._total, first, thumbnails, self._config.cuts, self._config.key_frames)
         pts = window.pts()
+        if self.flow is not None:
+            self.flow.load(schedule.frames, pts, self._processor.device)
         features = _KeyFeatures(self, window, schedule)
         batch = 1 if self._processor.device == "cpu" else self._config.batch
         for run in _runs(schedule.frames, batch):
@@ -263,16 +271,23 @@ class _KeyFeatures:
         if first.is_key:
             features = self._key(first.key)[0]
         else:
-            current = torch.cat([self._image(carried.frame) for carried in run])
-            model = self._rows.processor.bundle.model
-            features = model.carried(*self._key(first.key), current)
+            features = self._carried(run, first.key)
             if first.other is not None:
                 share = features.new_tensor([carried.share for carried in run])[:, None, None, None]
-                features = share * features + (1 - share) * model.carried(*self._key(first.other), current)
+                features = share * features + (1 - share) * self._carried(run, first.other)
         for key in list(self._held):
             if self._last_use[key] <= run[-1].frame:
                 del self._held[key]
         return features
+
+    def _carried(self, run: list[Carried], key: int) -> Tensor:
+        """A key frame's features in each frame of the run."""
+        features, image = self._key(key)
+        recorded = self._rows.flow
+        if recorded is not None:
+            return warp(features, torch.cat([recorded.between(carried, key) for carried in run]))
+        current = torch.cat([self._image(carried.frame) for carried in run])
+        return self._rows.processor.bundle.model.carried(features, image, current)
 
     def _key(self, key: int) -> tuple[Tensor, Tensor]:
         """(features, image) of a key frame."""

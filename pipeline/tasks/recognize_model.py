@@ -71,6 +71,8 @@ def load_bundle(config: RecognizeConfig) -> tuple[Bundle, Facts]:
         raise WeightsUnusable(str(error)) from error
     except (KeyError, ValueError) as error:
         raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
+    if config.task not in ("auto", bundle.kind):
+        raise WeightsUnusable(f"model={config.model}: is for {bundle.kind}, task is {config.task}; change either")
     if config.flow == "memfof":
         memfof, facts = flow_model.load_network(config.memfof.model)
         network = bundle.model.network
@@ -78,6 +80,7 @@ def load_bundle(config: RecognizeConfig) -> tuple[Bundle, Facts]:
         bundle = replace(bundle, model=DeepFeatureFlow(network, flow).eval())
         digest = hashlib.sha256(f"{digest} {facts.sha256}".encode()).hexdigest()
     bundle.model.requires_grad_(False)
+    bundle.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     network = bundle.model.network
     if isinstance(network, PaperNetwork):
         network.mode = config.argmax
@@ -144,20 +147,22 @@ class Costs:
 def costs(config: RecognizeConfig, height: int, width: int) -> Costs:
     """What frames of a video of this size cost the model that the configuration names."""
     bundle, found = _structure(config)
-    return costs_of(bundle.model, *frame_size(config, found, height, width)[0], config.memfof.iterations)
+    return costs_of(bundle.model, config, *frame_size(config, found, height, width)[0])
 
 
-def costs_of(model: DeepFeatureFlow, high: int, wide: int, iterations: int) -> Costs:
-    """What frames cost that the networks see at `high` x `wide` px. iterations: of MEMFOF, where that is the flow.
+def costs_of(model: DeepFeatureFlow, config: RecognizeConfig, high: int, wide: int) -> Costs:
+    """What frames cost that the networks see at `high` x `wide` px; flow that is read from records costs nothing.
 
     Counted on tensors without memory: convolutions and matrix products, as the papers count.
     """
     network, flow = model.network, model.flow
     features = feature_cost(_features(network), high, wide)
-    if isinstance(flow, FlowNet):
+    if config.flow == "records":
+        each = 0
+    elif isinstance(flow, FlowNet):
         each = flow_cost(flow, high, wide)
     elif isinstance(flow, MemfofFlow):
-        each = flow_model.macs_of(flow.network.sizes, high, wide, iterations)[0]
+        each = flow_model.macs_of(flow.network.sizes, high, wide, config.memfof.iterations)[0]
     else:
         each = flow_cost(flow, high, wide) if isinstance(flow, nn.Module) else 0
     cells = -(-high // network.stride) * -(-wide // network.stride)
