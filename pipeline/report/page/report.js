@@ -47,7 +47,7 @@
   }
 
   // ---- patch decisions
-  const tints = { 0: [148, 163, 184], 1: [239, 68, 68], 2: [245, 158, 11], 4: [59, 130, 246] };
+  const tints = { 0: [148, 163, 184], 1: [239, 68, 68], 2: [16, 185, 129], 4: [59, 130, 246] };
   for (const place of document.querySelectorAll("[data-maps]")) {
     const maps = data.maps[place.dataset.maps];
     const canvas = place.querySelector("canvas"), pen = canvas.getContext("2d");
