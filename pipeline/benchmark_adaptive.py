@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,11 @@ def savings(
     config = configuration.load(InterpolateConfig, None, settings)
     task = InterpolateTask(config).on(device)
     torch.set_num_threads(1)
-    changes = {"full": {"adaptive": False}, "cut": {"quality": 1.0, "flops_budget": None}, "adaptive": {}}
+    changes: dict[str, dict[str, Any]] = {
+        "full": {"adaptive": False},
+        "cut": {"quality": 1.0, "flops_budget": None},
+        "adaptive": {},
+    }
     models = {
         way: build(task.config.model_copy(update=change), device, task.precision)[0] for way, change in changes.items()
     }
