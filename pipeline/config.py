@@ -55,8 +55,9 @@ class InputConfig(Section):
         ".flv", ".wmv", ".3gp", ".y4m",
     )  # fmt: skip
     """Suffixes (lower case) that a folder, prefix or tar shard is searched for; a file named directly needs none."""
-    schemes: tuple[str, ...] = ("file", "s3", "gs", "gcs", "az", "abfs", "hf", "http", "https", "memory")
-    """URI schemes that lists and tables may name."""
+    schemes: tuple[str, ...] = ("file", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
+    """URI schemes that lists and tables may name, beside their own. Not http(s) unless added: a list by somebody else
+    could make workers call addresses within the network. Local paths are only taken from lists on local disks."""
     max_width: int = Field(8192, ge=16)
     """Pixels."""
     max_height: int = Field(8192, ge=16)

@@ -45,6 +45,14 @@ _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialR
 _BAD_SETTINGS = {"ProfileNotFound", "ConfigParseError", "ParamValidationError", "InvalidRegionError", "NoRegionError"}
 
 
+_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET", "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+)  # fmt: skip
+"""Environment variables whose values are never printed."""
+
+
 def redact(uri: str) -> str:
     """The URI without what may be secret: `user:password@`, and every query value (presigned URLs)."""
     if "://" not in uri:
@@ -64,7 +72,7 @@ def redact(uri: str) -> str:
 def scrub(text: str) -> str:
     """Text with every URL redacted, and the credentials of this process's environment masked."""
     text = re.sub(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+", lambda match: redact(match[0]), text)
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"):
+    for name in _SECRETS:
         if len(secret := os.environ.get(name, "")) >= 4:
             text = text.replace(secret, "***")
     return text

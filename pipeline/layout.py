@@ -167,6 +167,11 @@ def _marked(name: str) -> bool:
     return suffix is not None and (suffix[0].lower() in _SUFFIXES or suffix[0].lower() == ".video")
 
 
+def within(path: str) -> bool:
+    """Whether a relative path stays below where it begins, on any store: no empty part, "." or "..", no backslash."""
+    return "\\" not in path and "\0" not in path and not {*path.split("/")} & {"", ".", ".."}
+
+
 def sanitise(name: str) -> str:
     """A relative path that any store and any file system takes; different names stay different.
 

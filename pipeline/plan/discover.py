@@ -89,8 +89,6 @@ class _Finder:
     # ---- what the user wrote
 
     def expand(self, place: str) -> Iterator[Discovered]:
-        if scheme(place) not in self._config.schemes:
-            raise InputNotFound(f"{redact(place)}: {scheme(place)}:// is not among input.schemes; add it there")
         folder, _, name = place.rpartition("/")
         info = self._info(place)
         if info is not None:
@@ -232,17 +230,18 @@ class _Finder:
         """The object or the folder that an entry names, or what is wrong with it."""
         if not entry or not entry.strip():
             return UnreadableVideo("the cell is null or empty; give a URI", stage="discover")
-        kind = scheme(entry)
-        if kind not in self._config.schemes:
+        kind, relative = scheme(entry), "://" not in entry and not entry.startswith("/")
+        if not relative and kind not in (scheme(folder), *self._config.schemes):
             return UnreadableVideo(
-                f"{redact(entry)}: {kind}:// is not among input.schemes ({', '.join(self._config.schemes)})",
+                f"{redact(entry)}: {kind}:// is not among input.schemes ({', '.join(self._config.schemes)}); add it if "
+                "whoever wrote the list may make workers read from there",
                 stage="discover",
             )
         if kind == "file" and scheme(folder) != "file":
             if entry.startswith("/") or entry.lower().startswith("file:"):
                 return UnreadableVideo(f"{entry}: a local path in a list that lies in {redact(folder)}; give a URI")
             place = f"{folder}/{entry.rstrip('/')}"
-        elif kind == "file" and "://" not in entry and not entry.startswith("/"):
+        elif relative:
             place = absolute(f"{folder}/{entry}")
         else:
             place = absolute(entry)
@@ -264,9 +263,10 @@ def _outside(uri: str) -> str:
     if scheme(uri) == "file":
         return f"file/{uri.lstrip('/')}"
     head, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
     if head in ("http", "https"):
-        rest = rest.partition("?")[0].rpartition("@")[2]
-    return f"{head}/{rest}"
+        host, path = host.partition("?")[0], path.partition("?")[0]
+    return f"{head}/{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _compressed(uri: str) -> str:

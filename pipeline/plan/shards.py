@@ -48,6 +48,10 @@ def read_tar(storage: Storage, info: ObjectInfo, extensions: tuple[str, ...]) ->
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # or tarfile remembers every header
                     path = member.name
+                    if member.size < 0:  # reading on would come back to where it was
+                        text = f"{shard}#{path}: says that it has {member.size} bytes; copy or pack the shard again"
+                        yield TarMember(path, problem=UnreadableVideo(text, stage="discover"))
+                        return
                     if not member.isreg() or not path.lower().endswith(extensions):
                         continue
                     what = f"{shard}#{path}"

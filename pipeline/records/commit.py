@@ -14,10 +14,10 @@ from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipeline.errors import ObjectNotFound, OutputConflict, StorageError, WorkerLost
-from pipeline.layout import OWN_PREFIXES, SCHEMA_VERSION, STATE, Layout
+from pipeline.layout import OWN_PREFIXES, SCHEMA_VERSION, STATE, Layout, within
 from pipeline.storage import Storage, redact
 from pipeline.types import VideoRef
 
@@ -37,6 +37,14 @@ class DataObject(_Frozen):
     """Frames (or rows of a table) in it."""
     shared: bool = False
     """Whether it holds other videos' rows too (pipeline/records/groups.py)."""
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str) -> str:
+        """Whoever may change a commit shall not make others read, or delete, what lies outside the prefix."""
+        if not within(path):
+            raise ValueError(f"{path!r} leads out of the output prefix")
+        return path
 
 
 class Failure(_Frozen):
@@ -82,6 +90,14 @@ class _Commit(_Frozen):
     failure: Failure | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     """The task's own facts, as JSON values."""
+
+    @field_validator("video_id", "name", "clip_id", check_fields=False)
+    @classmethod
+    def _harmless(cls, text: str, info: ValidationInfo) -> str:
+        """They become parts of paths that are written and deleted."""
+        if not within(text) or ("/" in text and info.field_name != "name"):
+            raise ValueError(f"{text!r} is no {info.field_name}")
+        return text
 
     def model_post_init(self, _context: Any, /) -> None:
         if (self.status == "error") != (self.failure is not None):

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.errors import InputNotFound
-from pipeline.layout import Layout
+from pipeline.errors import InputNotFound, RecordDamaged
+from pipeline.layout import Layout, within
 from pipeline.records.commit import iter_video_commits
 from pipeline.records.flow import read_flow
 from pipeline.records.flow_codec import Bools, Floats
@@ -50,6 +50,8 @@ def export(
     """
     storage, done = storage or Storage(), Exported()
     for name, record in _records(output, video, storage):
+        if not within(name):
+            raise RecordDamaged(f"{redact(output)}: a record of {name!r}, which is no video's name; restore the run")
         for direction in ("forward", "backward"):
             flow: Floats | None = getattr(record, f"flow_{direction}")
             if flow is None:

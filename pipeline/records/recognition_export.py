@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import __version__
+from pipeline.errors import RecordDamaged
+from pipeline.layout import within
 from pipeline.records.palette import class_palette
 from pipeline.records.png import encode_png
 from pipeline.records.recognition_schema import RecognitionRecord
@@ -37,7 +39,9 @@ class Exported:
 
 
 def file_name(record: RecognitionRecord) -> str:
-    """Of a frame's image, unique over all videos: "<video_id>-<frame index>.png"."""
+    """Of a frame's image, unique over all videos: "<video_id>-<frame index>.png". Raises RecordDamaged for a path."""
+    if "/" in record.video_id or not within(record.video_id):
+        raise RecordDamaged(f"a record of {record.video_id!r}, which is no video's id; restore the file")
     return f"{record.video_id}-{record.frame_index:06d}.png"
 
 
