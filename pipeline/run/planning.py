@@ -66,6 +66,8 @@ class _Plan:
     layout: Layout
     out: TextIO
     measured: tuple[Calibration, str] | None
+    keep: bool
+    """Every video's entry, for the JSON; else only totals grow."""
     totals: Totals = field(default_factory=Totals)
     videos: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
@@ -75,7 +77,8 @@ class _Plan:
 
     def refuse(self, uri: str, kind: str, message: str) -> None:
         self.totals.refused += 1
-        self.refused.append({"uri": uri, "error_type": kind, "message": message})
+        if self.keep:
+            self.refused.append({"uri": uri, "error_type": kind, "message": message})
         print(f"refused  {uri}: {kind}: {message}", file=self.out)
 
     def add(self, video: VideoRef, info: VideoInfo, clips_done: int) -> None:
@@ -99,15 +102,15 @@ class _Plan:
         totals.output_bytes += size
         totals.flops += flops
         totals.pixels += pixels
-        self.videos.append(
-            {
-                "uri": redact(str(video)), "name": video.name, "codec": info.codec, "width": info.width,
-                "height": info.height, "pix_fmt": info.pix_fmt, "frames": frames, "footage_s": round(span, 3),
-                "rows": rows, "clips": clips, "clips_done": min(clips, clips_done), "output_bytes": size,
-                "flops": flops, "model_hours": _rounded(model),
-                "actor_hours": _rounded(actor),
-            }
-        )  # fmt: skip
+        if self.keep:
+            self.videos.append(
+                {
+                    "uri": redact(str(video)), "name": video.name, "codec": info.codec, "width": info.width,
+                    "height": info.height, "pix_fmt": info.pix_fmt, "frames": frames, "footage_s": round(span, 3),
+                    "rows": rows, "clips": clips, "clips_done": min(clips, clips_done), "output_bytes": size,
+                    "flops": flops, "model_hours": _rounded(model), "actor_hours": _rounded(actor),
+                }
+            )  # fmt: skip
         self.line(
             frames, f"{span:.2f}", rows, f"{clips - min(clips, clips_done)}/{clips}", f"{size / 1e6:.1f}",
             f"{flops / 1e12:.2f}", _hours(actor),
@@ -196,7 +199,8 @@ def show(task: Task, source: str, output: str, ask: Ask | None = None) -> int:
     gpus = task.config.resources.gpus_per_actor
     device = None if gpus == "auto" else "cuda" if gpus else "cpu"
     precision = None if task.config.precision == "auto" else task.config.precision
-    plan = _Plan(task, storage, layout, out, calibration.find(task, storage, layout, device, precision))
+    known = calibration.find(task, storage, layout, device, precision)
+    plan = _Plan(task, storage, layout, out, known, keep=ask.json_to is not None)
     plan.line("frames", "seconds", "out", "clips", "MB", "TFLOP", "hours", "video")
     for item in discover(source, task.config.input, storage, exclude=output):
         if isinstance(item, DiscoveryFailure):
