@@ -104,6 +104,8 @@ class _Copy:
     report: CopiedStream
     done: bool = False
     next_dts: int | None = field(default=None)
+    last: int | None = None
+    """The time of the packet before."""
 
 
 def finalise(
@@ -371,7 +373,10 @@ def _copied_packets(
         if pts is None:
             raise UnsupportedVideo(f"stream {describe(copy.source)} has no times", stage="finalise")
         base, duration = packet.time_base, packet.duration or 0
-        copy.next_dts = pts + duration
+        if not duration and copy.source.type == "audio" and copy.last is not None:
+            # Matroska may leave it out; and what MP4 is to show for no time at its end, readers never get.
+            duration = packet.duration = max(0, pts - copy.last)
+        copy.last, copy.next_dts = pts, pts + duration
         if cut_at is not None:
             if pts * base >= cut_at:
                 copy.done = True
