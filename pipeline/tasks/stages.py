@@ -37,7 +37,8 @@ class Ahead(Generic[T]):
         self._changed = threading.Condition()
         self._room = size
         self._resting = False
-        """The thread waits for room, or has ended."""
+        """The thread waits for room."""
+        self._ended = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -61,7 +62,7 @@ class Ahead(Generic[T]):
     def rest(self) -> None:
         """Waits until the thread has nothing to do: it is as far ahead as it may be, or at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._resting or not self._thread.is_alive())
+            self._changed.wait_for(lambda: self._resting or self._ended)
 
     def close(self) -> None:
         """Stops the thread and closes the iterator; safe to call twice."""
@@ -98,7 +99,7 @@ class Ahead(Generic[T]):
             error = caught
         self._queue.put(_End(error))
         with self._changed:
-            self._room, self._resting = 0, True
+            self._ended = True
             self._changed.notify_all()
 
 

@@ -246,6 +246,16 @@ def test_a_stage_that_rests_has_nothing_to_do() -> None:
         broken.close()
 
 
+def test_a_stage_that_has_just_ended_rests() -> None:
+    """Its thread may not be gone yet when the last item is taken: nobody would say that it went."""
+    for _ in range(300):
+        stage = Ahead(iter(range(2)), 4, "ending")
+        for _item in stage:
+            stage.rest()
+        stage.rest()
+        stage.close()
+
+
 def clip_of(bare: Bare, steps: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Gives a clip's pictures, each (work, seconds), to the measurement."""
     work = seconds = 0.0
