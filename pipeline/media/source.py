@@ -87,33 +87,34 @@ def open_source(video: VideoRef, storage: Opener) -> BinaryIO:
 
 
 def _cell(video: VideoRef, storage: Opener) -> BinaryIO:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from pipeline.parquet import damage_as
 
     try:
         row = int(video.member.removeprefix("row-"))
     except ValueError:
         raise UnreadableVideo(f"{video}: {video.member!r} names no row; expected row-<number>") from None
-    with storage.open(video.uri) as file:
-        try:
-            table = pq.ParquetFile(file)
-            place = row
-            for group in range(table.metadata.num_row_groups):
-                rows = table.metadata.row_group(group).num_rows
-                if place < rows:
-                    break
-                place -= rows
-            else:
-                raise UnreadableVideo(f"{video}: the table has {table.metadata.num_rows} rows; list the input anew")
-            # Row by row, so that memory holds one cell and not its row group.
-            for index, batch in enumerate(table.iter_batches(batch_size=1, row_groups=[group], columns=["bytes"])):
-                if index == place:
-                    data = batch.column("bytes")[0].as_buffer()
-                    break
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise UnreadableVideo(
-                f"{video}: the cell cannot be read ({error}); give a Parquet table with a `bytes` column"
-            ) from None
+
+    def damaged(said: str) -> UnreadableVideo:
+        return UnreadableVideo(f"{video}: the cell cannot be read ({said}); give a Parquet table with a `bytes` column")
+
+    data = None
+    with storage.open(video.uri) as file, damage_as(damaged):
+        table = pq.ParquetFile(file)
+        place = row
+        for group in range(table.metadata.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if place < rows:
+                break
+            place -= rows
+        else:
+            raise UnreadableVideo(f"{video}: the table has {table.metadata.num_rows} rows; list the input anew")
+        # Row by row, so that memory holds one cell and not its row group.
+        for index, batch in enumerate(table.iter_batches(batch_size=1, row_groups=[group], columns=["bytes"])):
+            if index == place:
+                data = batch.column("bytes")[0].as_buffer()
+                break
     if data is None or not data.size:
         raise UnreadableVideo(f"{video}: the cell is empty; remove the row or fill it with a video's bytes")
     return io.BytesIO(data.to_pybytes())

@@ -184,12 +184,14 @@ class _Finder:
         except UnreadableVideo as error:
             yield DiscoveryFailure(info.uri, "", error, info.version)
             return
+        problems: list[UnreadableVideo] = []
         if table.kind == "uri":
             folder = info.uri.rpartition("/")[0]
-            rows = ((info.uri, f"row-{number}", cell) for number, cell in table.cells("uri"))
+            rows = ((info.uri, f"row-{number}", cell) for number, cell in _until_damage(table.cells("uri"), problems))
             yield from self._entries(rows, folder)
         elif table.kind == "bytes":
-            for number, name in table.cells("name") if table.has_name else ((n, None) for n in range(table.rows)):
+            names = table.cells("name") if table.has_name else ((number, None) for number in range(table.rows))
+            for number, name in _until_damage(names, problems):
                 path = f"{relative}/row-{number:08d}" + (f"-{name}" if name else "")
                 yield VideoRef(info.uri, info.version, sanitise(path), -1, kind="parquet", member=f"row-{number}")
         elif named:
@@ -198,6 +200,7 @@ class _Finder:
                 "rename the column that holds the videos"
             )
             yield DiscoveryFailure(info.uri, "", unusable, info.version)
+        yield from (DiscoveryFailure(info.uri, "", problem, info.version) for problem in problems)
 
     # ---- lists
 
@@ -256,6 +259,16 @@ class _Finder:
         except (StorageError, MotionmillError) as error:
             return UnreadableVideo(str(error), stage="discover")
         return UnreadableVideo(f"{redact(place)}: not found; correct or remove the entry", stage="discover")
+
+
+def _until_damage(
+    cells: Iterable[tuple[int, str | None]], problems: list[UnreadableVideo]
+) -> Iterator[tuple[int, str | None]]:
+    """The cells before the one at which a table is damaged; what is wrong goes to `problems`."""
+    try:
+        yield from cells
+    except UnreadableVideo as error:
+        problems.append(error)
 
 
 def _outside(uri: str) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UnreadableVideo, UnsupportedVideo, VideoError
+from pipeline.parquet import damage_as
 from pipeline.storage import ObjectInfo, Storage, redact
 
 COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -85,14 +86,9 @@ class ParquetTable:
 
     def __init__(self, storage: Storage, info: ObjectInfo) -> None:
         self._storage, self._info = storage, info
-        try:
-            with storage.open(info.uri) as file:
-                footer = pq.ParquetFile(file)
-                schema, self.rows = footer.schema_arrow, footer.metadata.num_rows
-        except (pa.ArrowException, EOFError) as error:
-            raise UnreadableVideo(
-                f"{redact(info.uri)}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
-            ) from None
+        with damage_as(self._damaged), storage.open(info.uri) as file:
+            footer = pq.ParquetFile(file)
+            schema, self.rows = footer.schema_arrow, footer.metadata.num_rows
         self.columns: list[str] = schema.names
         self.kind = ""
         """"uri", "bytes", or "" when it has neither."""
@@ -103,13 +99,27 @@ class ParquetTable:
         self.has_name = "name" in self.columns and _text(schema.field("name").type)
 
     def cells(self, column: str) -> Iterator[tuple[int, str | None]]:
-        """(row number, text) of a text column, a few thousand rows at a time; no other column is read."""
+        """(row number, text) of a text column, a few thousand rows at a time; no other column is read.
+
+        UnreadableVideo where the table is damaged, after the rows before that.
+        """
         number = 0
         with self._storage.open(self._info.uri) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=4096, columns=[column]):
-                for cell in batch.column(0).to_pylist():
+            with damage_as(self._damaged):
+                batches = pq.ParquetFile(file).iter_batches(batch_size=4096, columns=[column])
+            while True:
+                with damage_as(self._damaged):
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    cells = batch.column(0).to_pylist()
+                for cell in cells:
                     yield number, cell
                     number += 1
+
+    def _damaged(self, said: str) -> UnreadableVideo:
+        text = f"{redact(self._info.uri)}: not a readable Parquet file ({said}); write it again"
+        return UnreadableVideo(text, stage="discover")
 
 
 def _text(kind: pa.DataType) -> bool:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputNotFound, ObjectNotFound, RecordDamaged
 from pipeline.layout import SCHEMA_VERSION, Layout
+from pipeline.parquet import damage_as
 from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits, load_video_commit
 from pipeline.storage import Storage, absolute, redact
 
@@ -227,34 +228,42 @@ class _OpenFile(Generic[R]):
     def records(self, uri: str, wanted: _Selection, video_id: str | None) -> Iterator[R]:
         parquet = self._opened(uri)
         for group in range(parquet.metadata.num_row_groups):
-            if not _may_hold(parquet.metadata.row_group(group), wanted, video_id):
-                continue
-            table = self._group(uri, group)
-            present = [name for name in self._kind.large if name in table.column_names]
-            for place, row in enumerate(table.drop_columns(present).to_pylist()):
+            with damage_as(self._damaged(uri, f"row group {group}")):
+                if not _may_hold(parquet.metadata.row_group(group), wanted, video_id):
+                    continue
+                table = self._group(uri, group)
+                present = [name for name in self._kind.large if name in table.column_names]
+                rows = table.drop_columns(present).to_pylist()
+            for place, row in enumerate(rows):
+                if row["frame_index"] is None:
+                    raise RecordDamaged(f"{redact(uri)}: row {place} of row group {group} is of no frame; restore it")
                 if row["frame_index"] in wanted and video_id in (None, row["video_id"]):
                     yield self._record(uri, row, table, place)
 
     def _record(self, uri: str, row: dict[str, Any], table: pa.Table, place: int) -> R:
         try:
             return self._kind.make(row, table, place)
-        except (RecordDamaged, ValueError, RuntimeError) as error:  # RuntimeError: pcodec's
+        except (RecordDamaged, ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+            # RuntimeError is pcodec's, OSError that of other codecs; the rest are columns that are not what they were.
             where = f"{redact(uri)}: frame {row['frame_index']} of {row['video_id']}"
             raise RecordDamaged(f"{where}: {error}") from error
 
     def videos(self, uri: str) -> set[str]:
-        return set(self._opened(uri).read(["video_id"]).column(0).to_pylist())
+        with damage_as(self._damaged(uri, "its column video_id")):
+            return set(self._opened(uri).read(["video_id"]).column(0).to_pylist())
+
+    def _damaged(self, uri: str, part: str) -> Callable[[str], RecordDamaged]:
+        return lambda said: RecordDamaged(f"{redact(uri)}: {part} is damaged ({said}); restore it")
 
     def _opened(self, uri: str) -> pq.ParquetFile:
         if self._parquet is None or uri != self._uri:
             self.close()
             self._file = self._storage.open(uri)
-            try:
+            with damage_as(lambda said: RecordDamaged(f"{redact(uri)}: not a Parquet file ({said}); restore it")):
                 self._parquet = pq.ParquetFile(self._file, pre_buffer=True)
-            except pa.ArrowException as error:
-                raise RecordDamaged(f"{redact(uri)}: not a Parquet file ({error}); restore it") from error
+                schema = self._parquet.schema_arrow
             self._uri = uri
-            self._check_schema(uri, self._parquet.schema_arrow)
+            self._check_schema(uri, schema)
         return self._parquet
 
     def _check_schema(self, uri: str, schema: pa.Schema) -> None:
@@ -263,6 +272,8 @@ class _OpenFile(Generic[R]):
             raise RecordDamaged(
                 f"{redact(uri)}: no file of {self._kind.records}; its columns are {', '.join(schema.names[:8])}, …"
             )
+        if missing := {"video_id", "frame_index"} - {*schema.names}:
+            raise RecordDamaged(f"{redact(uri)}: without {', '.join(sorted(missing))}; restore it")
         if notes.get(b"schema_version") != str(SCHEMA_VERSION).encode():
             raise RecordDamaged(
                 f"{redact(uri)}: schema version {notes.get(b'schema_version', b'?').decode()}, this code reads "
@@ -271,10 +282,7 @@ class _OpenFile(Generic[R]):
 
     def _group(self, uri: str, group: int) -> pa.Table:
         if self._table is None or self._place != group:
-            try:
-                self._table = self._opened(uri).read_row_group(group)
-            except pa.ArrowException as error:
-                raise RecordDamaged(f"{redact(uri)}: row group {group} is damaged ({error}); restore it") from error
+            self._table = self._opened(uri).read_row_group(group)
             self._place = group
         return self._table
 
