@@ -12,7 +12,7 @@ from tests.e2e.support import ROOT
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
-    parser.add_argument("--count", type=int, default=1200, help="files")
+    parser.add_argument("--count", type=int, default=2400, help="files")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=ROOT / "out" / "corpus", help="folder for files that went wrong")
