@@ -79,7 +79,7 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
         "input.extensions", "input.schemes", "input.max_width", "input.max_height", "input.max_frames",
         "input.max_bytes", "input.max_cell_bytes",
         "resources.actors", "resources.gpus_per_actor", "resources.cpu_threads", "resources.finalisers",
-        "resources.scratch", "resources.cluster_cpus",
+        "resources.scratch", "resources.wait_s", "resources.cluster_cpus",
         "retry.attempts", "retry.hang_s", "retry.storage_attempts", "retry.storage_max_wait_s", "self_check", "report",
     }  # fmt: skip
     changing = {

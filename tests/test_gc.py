@@ -31,6 +31,8 @@ from pipeline.records.commit import (
 from pipeline.records.groups import Group, GroupMember
 from pipeline.storage import Storage
 from tests.conftest import S3Env
+from tests.e2e.support import FAST, LIMIT_S, Output, frames_of, start, until, write
+from tests.media_factory import make_video
 
 DAY = 86_400.0
 STORAGE = Storage(RetryConfig(storage_max_wait_s=0.3))
@@ -326,6 +328,50 @@ def _undated(make):
         return make(self, {key: value for key, value in details.items() if key not in ("created", "modified")})
 
     return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * LIMIT_S)
+def test_a_run_at_work_loses_nothing_and_a_killed_one_only_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collected without pause and at any age while it works; killed, collected two days later, and run again."""
+    video = make_video(frames=60, options={"preset": "ultrafast"})
+    source = write(tmp_path / "in", {f"{number}.mp4": video for number in range(3)})
+    sets, output = [*FAST, "clip.frames=6", "report=false"], tmp_path / "out"
+    layout, gone = Layout(str(output)), list[collect.Garbage]()
+    with start(source, output, sets) as job:
+        while job.process.poll() is None:
+            if (output / "_motionmill/run.json").exists():
+                found = collect.survey(STORAGE, layout, 0.0)
+                assert found.at_work or job.process.poll() is not None or (output / "_motionmill/summary.json").exists()
+                gone += collect.remove(STORAGE, layout, found, 0.0)
+        done = job.wait()
+    assert done.code == 0, done.text
+    assert [one.path for one in gone if one.kind != collect.HALF] == []
+    clean = Output.of(output)
+    clean.check_settled()
+
+    again = tmp_path / "again"
+    layout = Layout(str(again))
+    with start(source, again, sets) as job:
+        until(lambda: list(again.glob("_motionmill/segments/*/*.mp4")), "a clip's data", job)
+        job.kill_all()
+    (again / f"_motionmill/segments/lost/000000-0-9-{DEAD}-1.mp4").parent.mkdir(parents=True)
+    (again / f"_motionmill/segments/lost/000000-0-9-{DEAD}-1.mp4").write_bytes(b"orphan")
+    real = Storage.clock
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "clock", lambda self, prefix: real(self, prefix) + 2 * DAY)
+        removed = collect.remove(STORAGE, layout, collect.survey(STORAGE, layout))
+    assert any(one.kind == collect.MARKS for one in removed)
+    assert any("/lost/" in one.path for one in removed)
+    with start(source, again, sets) as job:
+        assert job.wait().code == 0
+    resumed = Output.of(again)
+    resumed.check_settled()
+    assert {name: frames_of(resumed.files[f"video/{name}"]) for name in resumed.videos} == {
+        name: frames_of(clean.files[f"video/{name}"]) for name in clean.videos
+    }
 
 
 def _exit_code(*arguments: str, **options: object) -> int:
