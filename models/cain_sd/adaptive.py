@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cain_sd import cost
+from models.cain_sd import block_motion, cost
 from models.cain_sd.block_motion import BlockMotion
 from models.cain_sd.cain import CAIN, full_precision, spatial_mean
 from models.cain_sd.carn import CARNM
 from models.cain_sd.light_sr import LightSR
 from models.cain_sd.pwcnet import PWCNet
-from models.cain_sd.sd_finder import Logits, Motion, SDFinder, Window
+from models.cain_sd.sd_finder import DETAIL_MACS, EVIDENCE, SHORT_SIDE, Logits, Motion, SDFinder, Window
 from models.checkpoint import checked
 
 Means = tuple[Tensor, Tensor]
@@ -118,10 +118,17 @@ class CAINSD(nn.Module):
 
     def finder_flops(self, height: int, width: int) -> int:
         """FLOPs of deciding about one pair of frames of (height, width); of unknown motion networks, without motion."""
-        ratio = min(1.0, 192 / min(height, width))
+        ratio = min(1.0, SHORT_SIDE / min(height, width))
         small = round(height * ratio), round(width * ratio)
-        macs = cost.finder_macs(*small, len(self.scales), self.depths)
-        return 2 * (macs + (2 * cost.pwcnet_macs(*small) if isinstance(self.motion, PWCNet) else 0))
+        seen = (EVIDENCE, EVIDENCE) if self.finder.detail else (1, 3)
+        macs = cost.finder_macs(*small, len(self.scales), self.depths, seen=seen)
+        if self.finder.detail:
+            macs += DETAIL_MACS * height * width
+        if isinstance(self.motion, PWCNet):
+            macs += 2 * cost.pwcnet_macs(*small)
+        elif isinstance(self.motion, BlockMotion):
+            macs += 2 * block_motion.macs(*small)
+        return 2 * macs
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Any], motion: Motion | None = None) -> CAINSD:
@@ -220,8 +227,9 @@ def finder_of(tensors: Mapping[str, Any]) -> SDFinder:
     """The SD-finder of its own tensors. Raises KeyError and ValueError as the other networks do."""
     try:
         scales, depths = (int(tensors[f"{net}.conv3.weight"].shape[0]) for net in ("scale_net", "depth_net"))
+        detail = int(tensors["scale_net.conv1.weight"].shape[1]) > 1
     except KeyError as error:
         raise KeyError(f"not an SD-finder's weights: no tensor {error}; found {sorted(tensors)[:3]}") from None
-    finder = SDFinder(scales, depths)
+    finder = SDFinder(scales, depths, detail=detail)
     finder.load_state_dict(checked(tensors, finder.state_dict(), "SDFinder"))
     return cast("SDFinder", finder.eval())

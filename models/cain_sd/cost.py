@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.cain_sd import block_motion, carn, light_sr, pwcnet
+from models.cain_sd import carn, light_sr, pwcnet
 
 SCALES = (1, 2, 4)
 """What a patch's sides may be divided by."""
@@ -57,15 +57,21 @@ def light_sr_macs_per_pixel(scale: int, sizes: light_sr.LightSizes | None = None
     return 9 * (6 * scale**2 * width + width**2 + width * 3 * scale**2) / scale**2
 
 
-def finder_macs(height: int, width: int, scales: int = 3, depths: int = 5, widths: tuple[int, int] = (16, 32)) -> int:
-    """Of ScaleNet, DepthNet and block matching in both directions, on small frames of (height, width)."""
+def finder_macs(
+    height: int,
+    width: int,
+    scales: int = 3,
+    depths: int = 5,
+    widths: tuple[int, int] = (16, 32),
+    seen: tuple[int, int] = (1, 3),
+) -> int:
+    """Of ScaleNet and DepthNet, which see so many channels each, on small frames of (height, width)."""
     halves = -(-height // 2) * -(-width // 2)
     quarters = -(-height // 4) * -(-width // 4)
-    nets = sum(
+    return sum(
         9 * (channels * widths[0] * halves + (widths[0] * widths[1] + widths[1] * choices) * quarters)
-        for channels, choices in ((1, scales), (3, depths))
+        for channels, choices in zip(seen, (scales, depths), strict=True)
     )
-    return nets + 2 * block_motion.macs(height, width)
 
 
 def pwcnet_macs(height: int, width: int) -> int:

@@ -11,6 +11,8 @@ loss. What it leaves open, and what was chosen here:
                                                   that overlapping and pulled-back patches do not match
     magnitude divided by 20                       PWC-Net's own unit: inputs of the order of one
     frames made small by antialiased bicubic      aliasing would look like motion; frames are never made larger
+    optionally, detail as evidence                whether a patch can be made smaller depends less on how far it moves
+                                                  than on the detail that it loses: see `lost_detail`
     at inference a price on FLOPs                 the user's knob: see `choose`
 
 Motion comes from any callable (frame0, frame1) RGB 0..1 -> flow [N,2,H,W] px: PWC-Net is the paper's.
@@ -28,6 +30,9 @@ from torch import Tensor, nn
 
 SHORT_SIDE = 192  # of the small frames, pixels
 FLOW_UNIT = 20.0
+DETAIL_GAIN = 10.0  # brings what is lost, some hundredths, to the order of one
+DETAIL_MACS = 15  # for each pixel of the frame, terms of its means included: two greys, three squares, six means
+EVIDENCE = 7  # channels: magnitude, difference, three of lost detail
 
 Motion = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,10 +70,13 @@ class DecisionNet(nn.Module):
 
 
 class SDFinder(nn.Module):
-    def __init__(self, scales: int = 3, depths: int = 5) -> None:
+    """detail: both nets see motion, difference and `lost_detail`; otherwise each sees what the paper gives it."""
+
+    def __init__(self, scales: int = 3, depths: int = 5, *, detail: bool = False) -> None:
         super().__init__()
-        self.scale_net = DecisionNet(1, scales)
-        self.depth_net = DecisionNet(3, depths)
+        self.detail = detail
+        self.scale_net = DecisionNet(EVIDENCE if detail else 1, scales)
+        self.depth_net = DecisionNet(EVIDENCE if detail else 3, depths)
 
     def forward(self, frame0: Tensor, frame1: Tensor, windows: Sequence[Window], motion: Motion) -> Logits:
         """Logits of every window of frames [N,3,H,W] RGB 0..1.
@@ -76,20 +84,27 @@ class SDFinder(nn.Module):
         The flow network is not trained with the finder: no gradient goes into it.
         """
         height, width = frame0.shape[-2:]
-        return self.of_small(shrink(frame0), shrink(frame1), windows, (height, width), motion)
+        return self.judge(self.seen(frame0, frame1, motion), windows, (height, width))
 
-    def of_small(
-        self, small0: Tensor, small1: Tensor, windows: Sequence[Window], size: tuple[int, int], motion: Motion
-    ) -> Logits:
-        """As `forward`, from small frames [N,3,h,w] that show frames of `size` (H, W), in which the windows lie."""
-        height, width = size
-        check_windows(windows, height, width)
+    def seen(self, frame0: Tensor, frame1: Tensor, motion: Motion, short_side: int = SHORT_SIDE) -> Tensor:
+        """What the nets are shown of frames [N,3,H,W], at the small size, [N,4 or 7,h,w].
+
+        Motion's magnitude over FLOW_UNIT, the difference, and with `detail` what `lost_detail` says. short_side: of the
+        small frames; crops of a larger frame pass what is their share of it.
+        """
+        small0, small1 = shrink(frame0, short_side), shrink(frame1, short_side)
         with torch.no_grad():
             magnitude = motion_magnitude(motion(small0, small1), motion(small1, small0)) / FLOW_UNIT
-        return Logits(
-            self.scale_net(magnitude, windows, (height, width)),
-            self.depth_net(small0 - small1, windows, (height, width)),
-        )
+        shown = [magnitude, small0 - small1]
+        if self.detail:
+            shown.append(lost_detail(frame0, frame1, (small0.shape[-2], small0.shape[-1])))
+        return torch.cat(shown, 1)
+
+    def judge(self, seen: Tensor, windows: Sequence[Window], size: tuple[int, int]) -> Logits:
+        """Logits of the windows in a frame of `size` (H, W), from what `seen` gave."""
+        check_windows(windows, *size)
+        of_scale, of_depth = (seen, seen) if self.detail else (seen[:, :1], seen[:, 1:])
+        return Logits(self.scale_net(of_scale, windows, size), self.depth_net(of_depth, windows, size))
 
 
 def shrink(frame: Tensor, short_side: int = SHORT_SIDE) -> Tensor:
@@ -100,6 +115,23 @@ def shrink(frame: Tensor, short_side: int = SHORT_SIDE) -> Tensor:
         return frame
     size = (round(height * ratio), round(width * ratio))
     return F.interpolate(frame, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def lost_detail(frame0: Tensor, frame1: Tensor, size: tuple[int, int]) -> Tensor:
+    """How much a patch would lose by being made smaller, [N,3,H,W] twice -> [N,3,*size] by local root mean squares.
+
+    In blocks of 2x2 and of 4x4 pixels, what is left of the frames' difference without each block's mean: detail that
+    moves, which neither the small frames nor the neighbours tell; then the same of the frames themselves, 2x2.
+    """
+    grey0, grey1 = frame0.mean(1, keepdim=True), frame1.mean(1, keepdim=True)
+    lost = [within(grey0 - grey1, 2), within(grey0 - grey1, 4), (within(grey0, 2) + within(grey1, 2)) / 2]
+    return torch.cat([F.adaptive_avg_pool2d(each, size) for each in lost], 1).sqrt() * DETAIL_GAIN
+
+
+def within(x: Tensor, side: int) -> Tensor:
+    """Variance inside blocks of side x side, [N,1,H,W] -> [N,1,H/side,W/side]; blocks at the border may be cut."""
+    mean = F.avg_pool2d(x, side, ceil_mode=True)
+    return (F.avg_pool2d(x * x, side, ceil_mode=True) - mean * mean).clamp_min(0)
 
 
 def motion_magnitude(forward: Tensor, backward: Tensor) -> Tensor:

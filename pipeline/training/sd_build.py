@@ -23,11 +23,15 @@ def build(recipe: SDRecipe) -> CAINSD:
     tensors = weights.load(recipe.initial_weights).tensors if recipe.initial_weights else {}
     if is_adaptive(tensors):
         network = CAINSD.from_tensors(tensors, motion)
+        if network.finder.detail != recipe.finder.detail:  # it sees something else: it starts anew
+            network.finder = start_even(SDFinder(3, network.depths, detail=recipe.finder.detail))
     else:
         cain = CAIN.from_reference(tensors) if tensors else CAIN(**sizes)
         if recipe.model.start_as_average and not tensors:
             start_as_average(cain)
-        network = CAINSD(cain, enlarger_of(recipe), start_even(SDFinder(3, len(cain.groups))), motion)
+        network = CAINSD(
+            cain, enlarger_of(recipe), start_even(SDFinder(3, len(cain.groups), detail=recipe.finder.detail)), motion
+        )
     if network.cain.sizes != sizes:
         raise ValueError(f"initial_weights {recipe.initial_weights} are of {network.cain.sizes}; the recipe: {sizes}")
     if "scale" not in recipe.adapts:

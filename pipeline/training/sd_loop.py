@@ -17,17 +17,16 @@ from models.cain_sd.sd_finder import (
     Logits,
     Window,
     resource_loss,
-    shrink,
     straight_through,
 )
 from pipeline.plan.adaptive import fitted_grid
-from pipeline.training.losses import LEVEL, LOSSES
+from pipeline.training.losses import LOSSES
 from pipeline.training.sd_build import build
 from pipeline.training.sd_recipe import Phase, SDRecipe
 from pipeline.training.sd_sampling import SDBatch
 from pipeline.training.trainer import BaseTrainer, uses_bf16
 
-FLOOR = (1.5 * LEVEL) ** 2  # of a frame's squared error: what coding noise leaves
+FLOOR = 1e-6  # of a frame's squared error: frames of more than 60 dB count alike
 
 
 class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
@@ -51,7 +50,7 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
             ],
             lr=1.0, betas=recipe.betas,
         )  # fmt: skip
-        self._measured: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
+        self._measured: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     @property
     def phase(self) -> Phase:
@@ -152,10 +151,10 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
         key = (id(network), batch.rank, batch.key)
         if key not in self._measured:
             with torch.no_grad():
-                small0, small1 = shrink(batch.frame0), shrink(batch.frame1)
-                self._measured[key] = (small0, small1, self.errors(network, batch, windows))
-        small0, small1, errors = self._measured[key]
-        return network.finder.of_small(small0, small1, windows, (height, width), network.motion), errors
+                seen = network.finder.seen(batch.frame0, batch.frame1, network.motion)
+                self._measured[key] = (seen, self.errors(network, batch, windows))
+        seen, errors = self._measured[key]
+        return network.finder.judge(seen, windows, (height, width)), errors
 
     def errors(self, network: CAINSD, batch: SDBatch, windows: list[Window]) -> Tensor:
         """Mean squared error of each window at each scale and exit, [P,S,D]."""
@@ -205,8 +204,9 @@ def of_crops(network: CAINSD, batch: SDBatch) -> Logits:
     for index, side in enumerate(batch.short_sides):
         ratio = min(1.0, SHORT_SIDE / side)
         short = max(1, round(min(size) * ratio))
-        small0, small1 = (shrink(x[index : index + 1], short) for x in (batch.frame0, batch.frame1))
-        found.append(network.finder.of_small(small0, small1, [Window(0, 0, *size)], size, network.motion))
+        frame0, frame1 = batch.frame0[index : index + 1], batch.frame1[index : index + 1]
+        seen = network.finder.seen(frame0, frame1, network.motion, short)
+        found.append(network.finder.judge(seen, [Window(0, 0, *size)], size))
     return Logits(torch.cat([each.scale for each in found]), torch.cat([each.depth for each in found]))
 
 

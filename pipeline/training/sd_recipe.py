@@ -81,8 +81,14 @@ class ResourceRecipe(_Frozen):
     """For DepthNet's choice."""
     price: NonNegative = 0.05
     """finder: loss (log MSE: 0.0576 a dB) for full depth at full size on the whole frame."""
-    temperature: NonNegative = 2e-4
-    """finder: loss for a nat of a patch's entropy. Above 0 the finder also learns by how much a choice is better."""
+    temperature: NonNegative = 5e-3
+    """finder: loss for a nat of a patch's entropy. It keeps choices from becoming certain before they are good, and
+    makes the finder say by how much one is better: a price at run time of 1 is this much loss for full depth."""
+
+
+class FinderRecipe(_Frozen):
+    detail: bool = False
+    """Both nets see motion, difference, and the detail that making smaller loses; False: one each, as the paper."""
 
 
 class GridRecipe(_Frozen):
@@ -97,6 +103,7 @@ class SDRecipe(_Frozen):
     model: ModelRecipe = ModelRecipe()
     enlarger: EnlargerRecipe = EnlargerRecipe()
     motion: MotionRecipe = MotionRecipe()
+    finder: FinderRecipe = FinderRecipe()
     adapts: tuple[Literal["scale", "depth"], ...] = ("scale", "depth")
     """What is chosen for each patch; the rest stays at scale 1, or at full depth."""
     data: DataRecipe = DataRecipe()
