@@ -268,7 +268,7 @@ class Summary:
             lines.append("seconds    " + ", ".join(f"{stage} {s:.1f}" for stage, s in self.stage_s.items()))
         parts = ", ".join(
             f"{name.replace('_', ' ')} {s:.1f}"
-            + (f" (loading the model {self.start_up['load']:.1f})" * (name == "actors"))
+            + (f" (loading the model {self.start_up.get('load', 0.0):.1f})" * (name == "actors"))
             for name, s in self.start_up.items()
             if name != "load"
         )
