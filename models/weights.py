@@ -65,6 +65,14 @@ TABLE: dict[str, Entry] = {
         size=500184,
         note="our own, by configs/train/cain_compact.yaml, then cain_compact_longer.yaml",
     ),
+    "cain-sd-compact": Entry(
+        network="models.cain_sd.CAINSD",
+        source="cain_sd/cain_sd_compact.safetensors",
+        sha256="35e537b0a6fca3f7a94cf557557039d66ef685a312e313b5e185a032caecbd9d",
+        licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD_SD.md",
+        size=671080,
+        note="our own, by configs/train/cain_sd_compact.yaml, then cain_sd_compact_finder.yaml",
+    ),
     "cain": Entry(
         network="models.cain_sd.CAIN",
         source=None,

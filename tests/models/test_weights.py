@@ -128,7 +128,7 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes, messag
 
 
 def test_missing_weights_name_the_alternatives(tmp_path: Path) -> None:
-    with pytest.raises(weights.WeightsError, match="names in the table: cain, cain-compact"):
+    with pytest.raises(weights.WeightsError, match="names in the table: cain, cain-compact, cain-sd-compact"):
         weights.load("cain-compcat")
     with pytest.raises(weights.WeightsError, match=r"nothing found at memory://nowhere/w\.pth"):
         weights.load("memory://nowhere/w.pth")
