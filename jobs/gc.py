@@ -51,6 +51,8 @@ def main(
             f"kept: {found.young} younger than {older_than}, {found.reachable} that a session at work may still need"
             + (f", {found.undated} of unknown age" if found.undated else "")
         )
+        for note in found.notes:
+            print(f"note: {note}")
         if found.at_work:
             print(f"at work, or dead for less than {older_than}: {', '.join(sorted(found.at_work))}")
         if removed is not None and len(removed) < len(found.garbage):

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.errors import ConfigError, InputNotFound, ObjectNotFound
+from pipeline.errors import AccessDenied, ConfigError, InputNotFound, ObjectNotFound, StorageError
 from pipeline.layout import OWN_PREFIXES, STATE, Layout
 from pipeline.records.commit import iter_clip_commits, iter_video_commits
 from pipeline.records.groups import iter_groups
@@ -71,6 +71,8 @@ class Survey:
     """Those whose age the store does not tell."""
     now: float = 0.0
     """By the store's clock."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be looked at."""
 
     def of(self, kind: str) -> list[Garbage]:
         return [one for one in self.garbage if one.kind == kind]
@@ -87,7 +89,7 @@ def survey(storage: Storage, layout: Layout, older_than_s: float = DAY_S) -> Sur
     found = Survey(now=storage.clock(layout.output))
     limit = found.now - older_than_s
     # Objects before commits: what is committed in between is then seen to be named.
-    candidates = list(_candidates(storage, layout))
+    candidates = [*_candidates(storage, layout), *_unfinished(storage, layout, found)]
     marks = list(_marks(storage, layout))
     found.at_work = _at_work(marks, found.now, older_than_s)
     named = _named(storage, layout)
@@ -136,8 +138,15 @@ def _candidates(storage: Storage, layout: Layout) -> Iterator[Garbage]:
             kind = _kind(_path(layout, info.uri))
             if kind is not None:
                 yield _garbage(kind, layout, info, _session(info.uri))
-        for item in storage.unfinished(layout.uri(prefix)):
-            yield _garbage(HALF, layout, item, _session(item.uri))
+
+
+def _unfinished(storage: Storage, layout: Layout, found: Survey) -> Iterator[Garbage]:
+    try:
+        for prefix in OWN_PREFIXES:
+            for item in storage.unfinished(layout.uri(prefix)):
+                yield _garbage(HALF, layout, item, _session(item.uri))
+    except (AccessDenied, StorageError) as error:  # a right of its own on S3, and not every server lists them
+        found.notes.append(f"unfinished uploads were not looked for: {error}")
 
 
 def _kind(path: str) -> str | None:
@@ -240,6 +249,7 @@ def document(found: Survey, removed: Sequence[Garbage] | None) -> dict[str, obje
         "kept_reachable": found.reachable,
         "kept_undated": found.undated,
         "now": found.now,
+        "notes": found.notes,
     }
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jobs import gc
 from pipeline import collect
 from pipeline.config import RetryConfig
-from pipeline.errors import ConfigError, InputNotFound, StorageError
+from pipeline.errors import AccessDenied, ConfigError, InputNotFound, StorageError
 from pipeline.layout import Layout
 from pipeline.records.commit import (
     Attempts,
@@ -308,6 +308,19 @@ def test_on_s3_orphans_and_unfinished_uploads_go(s3_env: S3Env, monkeypatch: pyt
     }  # fmt: skip
     uploads = client.list_multipart_uploads(Bucket=s3_env.bucket).get("Uploads", [])
     assert [item["Key"] for item in uploads] == ["other/video/big.mp4"]
+
+
+def test_where_unfinished_uploads_may_not_be_listed_the_rest_is_collected(
+    prefix: _Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Storage, place: str) -> None:
+        raise AccessDenied(f"{place}: s3:ListBucketMultipartUploads is not allowed")
+
+    monkeypatch.setattr(Storage, "unfinished", refused)
+    prefix.put("video/lost.mp4", 2)
+    found = collect.survey(STORAGE, prefix.layout)
+    assert [one.path for one in found.garbage] == ["video/lost.mp4"]
+    assert "ListBucketMultipartUploads" in found.notes[0]
 
 
 def test_a_store_without_dates_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
