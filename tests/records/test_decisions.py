@@ -166,7 +166,9 @@ def test_colour_is_the_scale_and_hatching_the_static_patch() -> None:
         middle = drawn[patch.top + 60 : patch.top + 100, patch.left + 220 : patch.left + 300].reshape(-1, 3)
         colours = {tuple(pixel) for pixel in middle.tolist()}
         if choice.depth:
-            assert colours == {tuple(round(0.75 * 128 + 0.25 * part) for part in SCALE_COLOURS[choice.scale])}
+            strength = 0.08 * choice.depth
+            tint = SCALE_COLOURS[choice.scale]
+            assert colours == {tuple(round((1 - strength) * 128 + strength * part) for part in tint)}
         else:
             assert colours == {(128, 128, 128), STATIC}
     assert (grey == 128).all(), "the frame itself is left alone"
