@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from models import weights
 from models.cain_sd import CAIN, CAINSD, CARNM, PWCNet, carn, cost
 from models.cain_sd.adaptive import choose_jointly, is_adaptive
 from models.cain_sd.block_motion import BlockMotion
@@ -204,3 +205,18 @@ def test_wrong_scales_are_refused(network: CAINSD) -> None:
         network.synthesise(patch, patch, 3, 1)
     with pytest.raises(ValueError, match="exit_depth is 4"):
         network.synthesise(patch, patch, 2, 4)
+
+
+@torch.inference_mode()
+def test_the_shipped_network_beats_the_frame_average_and_gains_by_depth() -> None:
+    network = CAINSD.from_tensors(weights.load("cain-sd-compact").tensors)
+    picture = smooth(136, 168, grain=6)
+    frame0, middle, frame1 = (picture[..., 4:132, x : x + 160] for x in (0, 3, 6))
+    average = ((frame0 + frame1) / 2 - middle).square().mean()
+    full, half = (
+        [(found - middle).square().mean() / average for found in network.every_exit(frame0, frame1, scale)]
+        for scale in (1, 2)
+    )
+    assert full[-1] < 0.4
+    assert full[-1] < full[0]
+    assert half[-1] < 0.7
