@@ -152,6 +152,15 @@ TABLE: dict[str, Entry] = {
         size=19674284,
         note="our own, by configs/train/dff_camvid.yaml",
     ),
+    "dff-detect": Entry(
+        network="models.dff.bundle.unpack",
+        source="dff/dff_detect.safetensors",
+        sha256="f1002bd6a62d329f361bb5ad17c7bd088f1d49d82e451ef8f7de05033fa42c69",
+        licence="Apache-2.0; trained on a teacher's boxes in CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain pictures, "
+        "attributed in dff/CARD_DETECT.md",
+        size=19600796,
+        note="our own, by configs/train/dff_detect.yaml",
+    ),
     "resnet50v2-c4": Entry(
         network="models.dff.ResNetV2",
         source=None,
