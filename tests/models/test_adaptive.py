@@ -15,7 +15,7 @@ from models.cain_sd import CAIN, CAINSD, CARNM, PWCNet, carn, cost
 from models.cain_sd.adaptive import choose_jointly, is_adaptive
 from models.cain_sd.block_motion import BlockMotion
 from models.cain_sd.light_sr import LightSizes, LightSR, bicubic
-from models.cain_sd.sd_finder import Logits, SDFinder, Window
+from models.cain_sd.sd_finder import Logits, SDFinder, Window, lost_detail
 
 SIZES = {"channels": 16, "rcabs": 1, "groups": 3, "shuffle": 2, "reduction": 4}
 
@@ -166,6 +166,28 @@ def test_block_matching_finds_how_far_a_texture_moved(speed: tuple[int, int]) ->
 def test_block_matching_says_nothing_moves_where_nothing_can_be_seen() -> None:
     flow = BlockMotion()(torch.full((1, 3, 40, 60), 0.5), torch.full((1, 3, 40, 60), 0.5))
     assert flow.abs().max() < 1e-3
+
+
+def test_still_detail_is_not_lost_and_moving_detail_is() -> None:
+    """What half and a quarter of the size lose, beyond what both neighbours tell: nothing where nothing moves."""
+    fine, coarse = smooth(96, 128, grain=2), smooth(96, 128, grain=24)
+    still = lost_detail(fine, fine, (24, 32))
+    assert still.shape == (1, 3, 24, 32)
+    assert still[:, :2].abs().max() < 1e-3
+    assert still[:, 2].mean() > 0.1
+    moving, gliding = (lost_detail(x, x.roll(3, 3), (24, 32)).mean((2, 3))[0] for x in (fine, coarse))
+    assert (moving[:2] > 4 * gliding[:2]).all()
+
+
+@torch.inference_mode()
+def test_a_finder_that_sees_detail_decides_on_frames_of_any_size() -> None:
+    torch.manual_seed(0)
+    network = CAINSD(CAIN(**SIZES), LightSR(LightSizes(16)), SDFinder(3, 3, detail=True)).eval()
+    for size in ((33, 47), (250, 301)):
+        assert network.decide(smooth(*size), smooth(*size, seed=1), [Window(0, 0, *size)]).shape == (1, 2)
+    again = CAINSD.from_tensors(network.to_tensors())
+    assert again.finder.detail
+    assert again.finder_flops(720, 1280) > small().finder_flops(720, 1280)
 
 
 @pytest.mark.parametrize("kind", ["light", "carn", "pwc"])

@@ -167,6 +167,19 @@ def test_the_exported_file_is_the_averaged_network(clips: list[Clip], tmp_path: 
     assert not changed(parts(again), parts(start.network))
 
 
+def test_a_finder_that_is_to_see_detail_starts_anew_on_trained_networks(clips: list[Clip], tmp_path: Path) -> None:
+    first = SDTrainer(recipe())
+    path = tmp_path / "weights.safetensors"
+    save_weights(first.network, path, {})
+    phases = [{"kind": "finder", "steps": 3, "frames": 2, "learning_rate": 1e-3}]
+    second = SDTrainer(recipe(phases=phases, finder={"detail": True}, initial_weights=str(path), average_decay=0.0))
+    networks = {k: v for k, v in parts(CAINSD.from_tensors(weights.load(path).tensors)).items() if "finder" not in k}
+    before = parts(second.network)
+    assert all(torch.equal(before[name], value) for name, value in networks.items())
+    train(second, clips, 3)
+    assert changed(before, parts(second.network)) == {"finder.depth_net", "finder.scale_net"}
+
+
 def test_the_full_size_recipes_train_at_toy_size(clips: list[Clip], tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "pwc.safetensors"
