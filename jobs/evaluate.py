@@ -3,6 +3,7 @@
 
 python jobs/evaluate.py interpolate CLIPS [--weights cain-compact] [--json FILE]
 python jobs/evaluate.py sd-table CLIPS [--weights cain-sd-compact] [--price 20]... [--json FILE]
+python jobs/evaluate.py rife-table CLIPS [--weights rife-4.14] [--quality 0.5]... [--json FILE]
 python jobs/evaluate.py flow PRED GT [--layout auto] [--json FILE]
 python jobs/evaluate.py recognize OUTPUT --reference OUTPUT | --labels FOLDER | --boxes FILE [--json FILE]
 """
@@ -81,6 +82,30 @@ def sd_table(
 
 
 @app.command()
+def rife_table(
+    clips: Annotated[Path, typer.Argument(help="A folder of video files, or one file.")],
+    weights: Annotated[str, typer.Option(help="A name, path or URI of weights of RIFE.")] = "rife-4.14",
+    finder: Annotated[str, typer.Option(help="What chooses an exit for each patch.")] = "rife-finder",
+    quality: Annotated[list[float] | None, typer.Option(help="0 the cheapest, 1 full depth; repeatable.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Only each n-th triplet.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """PSNR, FLOPs and time of RIFE's four blocks, of three, and of an exit for each patch at several qualities."""
+    from pipeline.run import driver
+    from pipeline.training import rife_finder_evaluation as evaluation
+
+    def job() -> int:
+        rows = evaluation.run(clips, weights, finder, quality or [], every, threads)
+        print(evaluation.table(rows))
+        if json_ is not None:
+            evaluation.write_json(json_, rows)
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
 def flow(
     pred: Annotated[
         str, typer.Argument(help="Flow files, an output of jobs/flow.py, or model:NAME of MEMFOF weights.")
@@ -137,6 +162,32 @@ def recognize(
         else:
             assert boxes is not None
             scores = evaluation.against_boxes(found, boxes)
+        print(evaluation.table(scores))
+        if json_ is not None:
+            evaluation.write_json(json_, scores)
+        return 0
+
+    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def schedules(
+    clips: Annotated[list[Path], typer.Argument(help="Local videos.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, as for jobs/recognize.py.")] = None,
+    budget: Annotated[list[str] | None, typer.Option(help="Share of key frames. Repeatable.")] = None,
+    frames: Annotated[int, typer.Option(help="Of each clip, from its beginning.")] = 60,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """Fixed and look-ahead key frames at equal numbers: error of carried features, agreement with every frame's own."""
+    from fractions import Fraction
+
+    from pipeline.evaluation import schedules as evaluation
+    from pipeline.run import driver
+
+    def job() -> int:
+        budgets = [Fraction(one) for one in budget or ["1/5", "1/10", "1/15"]]
+        scores = list(evaluation.compare(clips, set_ or [], budgets, frames, threads))
         print(evaluation.table(scores))
         if json_ is not None:
             evaluation.write_json(json_, scores)
