@@ -75,7 +75,9 @@ def load_lessons(recipe: FinderRecipe, folders: Sequence[Path], cache: Path) -> 
     except (weights.WeightsError, KeyError, ValueError) as error:
         raise WeightsUnusable(f"backbone={recipe.backbone}: {error.args[0]}") from error
     names = [[clip.name, clip.scale, list(clip.frames.shape)] for clip in clips]
-    identity = json.dumps([LAYOUT, loaded.sha256, recipe.seed, data.model_dump(mode="json", exclude={"lessons"}), names])
+    identity = json.dumps(
+        [LAYOUT, loaded.sha256, recipe.seed, data.model_dump(mode="json", exclude={"lessons"}), names]
+    )
     folder = cache / f"finder-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     taught = _made(network, clips, recipe, folder, held_out=False)
