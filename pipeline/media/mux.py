@@ -201,7 +201,18 @@ def _write(
     if original is not None and copies:
         streams.append(_copied_packets(original, copies, shift, cut_at))
     for _, packet in heapq.merge(*streams, key=lambda timed: timed[0]):
-        output.mux_one(packet)
+        try:
+            output.mux_one(packet)
+        except av.ArgumentError as error:
+            copy = next((copy for copy in copies.values() if copy.output.index == packet.stream.index), None)
+            if copy is None:
+                raise
+            said = error.log[2].strip() if error.log else error.strerror
+            raise UnsupportedVideo(
+                f"{describe(copy.source)}: {name} does not take its packet at pts {packet.pts} ({said}); give it new "
+                "times: ffmpeg -fflags +genpts -i IN -c copy OUT.mkv",
+                stage="finalise",
+            ) from None
     return MuxReport(
         name,
         sum(segment.frames for segment in segments),
