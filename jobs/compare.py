@@ -49,7 +49,7 @@ def main(
         for reason in reasons:
             print(f"beyond     {reason}")
         if not reasons:
-            print(f"within     {', '.join(f'not {one}' for one in thresholds) or 'the same frames of the same videos'}")
+            print(f"within     the same frames of the same videos{''.join(f'; not {one}' for one in thresholds)}")
         if json_ is not None:
             text = json.dumps(telling.document(found, reasons), indent=1, ensure_ascii=False, default=str)
             json_.write_text(text + "\n", encoding="utf-8")

@@ -48,7 +48,7 @@ class Threshold:
         return value is not None and (value > self.limit if self.above else value < self.limit)
 
     def __str__(self) -> str:
-        return f"{self.measure} {'above' if self.above else 'below'} {self.limit:g}"
+        return f"{self.measure or 'the main measure'} {'above' if self.above else 'below'} {self.limit:g}"
 
 
 def threshold(text: str, above: bool) -> Threshold:
