@@ -16,7 +16,7 @@ motion network has weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -232,4 +232,4 @@ def finder_of(tensors: Mapping[str, Any]) -> SDFinder:
         raise KeyError(f"not an SD-finder's weights: no tensor {error}; found {sorted(tensors)[:3]}") from None
     finder = SDFinder(scales, depths, detail=detail)
     finder.load_state_dict(checked(tensors, finder.state_dict(), "SDFinder"))
-    return cast("SDFinder", finder.eval())
+    return finder.eval()
