@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.dff import warp
+from models.dff import FrameNetwork, warp
 from models.dff.flownet import FlowNet
 from models.dff.preprocess import resized
 from models.dff.resnet import subtract_mean
@@ -115,20 +115,21 @@ def _passes(plan: Plan, rounds: int) -> list[Pass]:
 class Bare:
     """The model and a clip's decoded frames."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, most: int | None = None) -> None:
+        """most: frames, from the clip's beginning; None: all."""
         torch.set_num_threads(plan.threads)
         self._plan = plan
         self._config = configuration.load(RecognizeConfig, None, plan.settings)
         self._bundle, found = recognize_model.load_bundle(self._config)
         self._images: list[Tensor] = []  # uint8 [1,3,H,W], as the networks see them
-        self._thumbnails: list[Picture] = []
+        self.thumbnails: list[Picture] = []
         _, info, clip = open_video(plan.clip, FlowConfig())
         self.size, scale = recognize_model.frame_size(self._config, found, info.height, info.width)
         with open(plan.clip, "rb") as file:
-            for frame in decode_clip(file, clip, self._config.decode):
+            for frame in itertools.islice(decode_clip(file, clip, self._config.decode), most):
                 rgb = (255 * to_rgb(frame, info.colour)).round_().to(torch.uint8)[None]
                 self._images.append(rgb if scale == 1 else resized(rgb, self.size, scale))
-                self._thumbnails.append(luma8(frame, shots.WIDTH, shots.HEIGHT))
+                self.thumbnails.append(luma8(frame, shots.WIDTH, shots.HEIGHT))
         for warming in range(min(2, len(self._images))):
             self._recognise([Carried(0, 0, 0.0), Carried(warming, 0, 0.0)], defaultdict(float))
 
@@ -142,7 +143,7 @@ class Bare:
             frames: tuple[Carried, ...] = tuple(Carried(number, number, 0.0) for number in range(count))
         else:
             with _timed(parts, "schedule"):
-                frames = schedule_clip(range(count), count, 0, self._thumbnails, config.cuts, config.key_frames).frames
+                frames = schedule_clip(range(count), count, 0, self.thumbnails, config.cuts, config.key_frames).frames
         keys = self._recognise(frames, parts)
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - used
         return Pass(case, count, keys, seconds, cpu_s, dict(parts))
@@ -160,12 +161,30 @@ class Bare:
                     keys += 1
                 features = held[carried.key]
                 if not carried.is_key:
-                    features = self._carried(features, carried, parts)
+                    features = self.carried(features, carried, parts)
                 with _timed(parts, "head"):
                     network.head(features, self.size)
         return keys
 
-    def _carried(self, features: Tensor, carried: Carried, parts: dict[str, float]) -> Tensor:
+    @property
+    def count(self) -> int:
+        return len(self._images)
+
+    @property
+    def classes(self) -> int:
+        return len(self._bundle.classes)
+
+    @property
+    def network(self) -> FrameNetwork:
+        return self._bundle.model.network
+
+    @torch.no_grad()
+    def features(self, number: int) -> Tensor:
+        """Of a frame, by the whole network."""
+        return self.network.features(self._images[number])
+
+    @torch.no_grad()
+    def carried(self, features: Tensor, carried: Carried, parts: dict[str, float]) -> Tensor:
         """As DeepFeatureFlow.carried, its two parts timed apart."""
         model = self._bundle.model
         key, current = self._images[carried.key], self._images[carried.frame]
