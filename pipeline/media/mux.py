@@ -204,12 +204,12 @@ def _write(
         try:
             output.mux_one(packet)
         except av.ArgumentError as error:
-            copy = next((copy for copy in copies.values() if copy.output.index == packet.stream.index), None)
-            if copy is None:
+            found = next((copy for copy in copies.values() if copy.output.index == packet.stream.index), None)
+            if found is None:
                 raise
-            said = error.log[2].strip() if error.log else error.strerror
+            said = str(error.log[-1]).strip() if error.log else error.strerror
             raise UnsupportedVideo(
-                f"{describe(copy.source)}: {name} does not take its packet at pts {packet.pts} ({said}); give it new "
+                f"{describe(found.source)}: {name} does not take its packet at pts {packet.pts} ({said}); give it new "
                 "times: ffmpeg -fflags +genpts -i IN -c copy OUT.mkv",
                 stage="finalise",
             ) from None

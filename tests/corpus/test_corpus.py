@@ -20,7 +20,7 @@ from tests.corpus.sandbox import Sandbox
 from tests.corpus.seeds import seeds
 from tests.media_factory import make_video
 
-SAMPLE = range(7000, 7070)
+SAMPLE = range(7000, 7060)
 
 
 def test_each_damaged_file_is_committed_with_correct_frames_or_refused(tmp_path: Path) -> None:
