@@ -63,15 +63,29 @@ def test_without_waiting_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
     """A head without work and two nodes of two CPUs."""
-    small = {"object_store_memory": 100_000_000}
-    made = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    made = _started()
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=2, **small)
         yield made
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+def _started() -> RayCluster:
+    """Ray gives up after half a minute, which a busy machine may take: three tries."""
+    small = {"object_store_memory": 100_000_000}
+    for number in (1, 2, 3):
+        made = RayCluster()
+        try:
+            made.add_node(num_cpus=0, include_dashboard=False, **small)
+            for _ in range(2):
+                made.add_node(num_cpus=2, **small)
+            return made
+        except Exception as error:
+            made.shutdown()
+            if number == 3 or "timed out" not in str(error):
+                raise
+    raise AssertionError("unreachable")
 
 
 def _env(address: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.layout import Layout
 from pipeline.records.commit import load_video_commits
+from pipeline.run.worker import ClipWorker
 from pipeline.storage import Storage
 from tests.scale.simulation import CLIPS, OUTPUT, PAGE, Measured, simulate
 
@@ -64,6 +65,19 @@ def _even(run: Measured) -> None:
     tenth = run.clips // 10
     first, last = (statistics.median(part) for part in (run.driver_s[tenth : 2 * tenth], run.driver_s[-tenth:]))
     assert last < 3 * first, f"{first} s at first, {last} s at last"
+
+
+def test_the_real_worker_asks_for_no_more_than_one_look_at_what_it_wrote(
+    runs: tuple[Measured, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = simulate(10 * CLIPS, monkeypatch, actor=ClipWorker)
+    print(real)
+    _complete(real)
+    light = runs[0].per_clip
+    assert real.per_clip["head"] == pytest.approx(light["head"] + 1, abs=0.02)
+    assert [real.per_clip[kind] for kind in ("put", "get")] == pytest.approx(
+        [light[kind] for kind in ("put", "get")], abs=0.05
+    )
 
 
 def test_a_rerun_with_nothing_to_do_reads_no_clip(
