@@ -123,7 +123,7 @@ def test_patches_never_get_deeper_as_the_price_rises_and_the_cost_counts_what_ra
             made = between(model, frames, price)
         encode = 2 * 224 * 320 * (9 * 8 * (3 + 2 * 8) + 16 * 8 * 4) / 4
         # A transposed convolution works on one cell more than it has, which shows in networks as small as this one.
-        assert 1 <= (counter.get_total_flops() / 2 - encode) / made.macs < 1.15
+        assert 1 <= (counter.get_total_flops() / 2 - encode) / made.macs < 1.25
         depths = torch.tensor(made.depths)
         assert before is None or bool((depths <= before).all())
         before = depths

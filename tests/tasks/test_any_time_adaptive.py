@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import safetensors.torch
 import torch
@@ -22,7 +26,9 @@ from pipeline.tasks.any_time_adaptive import AdaptiveAnyTimeModel
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolate_model import build
 from pipeline.tasks.interpolators import Made, Pair
+from tests.media_factory import make_video
 from tests.models.test_rife_adaptive import finder, network
+from tests.tasks.test_interpolate import process, task_of
 
 HALF = Fraction(1, 2)
 THIRDS = (Fraction(1, 3), Fraction(2, 3))
@@ -157,3 +163,31 @@ def test_other_numbers_of_blocks_cannot_be_made_adaptive(tmp_path: Path) -> None
     safetensors.torch.save_file(IFNet(sizes).to_reference(), path)
     with pytest.raises(ConfigError, match="judges networks of 4 blocks"):
         build(InterpolateConfig(model=str(path), adaptive=True, blocks=3), "cpu", "fp32")
+
+
+def test_a_video_s_frames_and_decisions_are_the_same_however_it_is_cut_into_clips(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    data = make_video(frames=7, size=(160, 96))
+    seen: list[list[Any]] = []
+    for frames in (3, 100):
+        settings = [f"model={checkpoint}", "adaptive=true", f"clip.frames={frames}", "encode.crf=0"]
+        folder = tmp_path / str(frames)
+        folder.mkdir()
+        outputs = process(task_of(*settings), data, folder)
+        assert sum(output.extra["kinds"].get("synthesised", 0) for output in outputs) == 6
+        rows = [(*row[:4], *row[5:]) for output in outputs for row in _rows(output.extra["decisions"])]
+        pixels: list[bytes] = []
+        for output in outputs:
+            assert output.path is not None
+            with av.open(str(output.path)) as container:
+                pixels += [frame.to_ndarray().tobytes() for frame in container.decode(video=0)]
+        seen.append([rows, pixels])
+    assert seen[0] == seen[1]
+    assert len(seen[0][1]) == 14
+
+
+def _rows(packed: str) -> list[Any]:
+    """Rows of a clip's note of decisions, as pipeline/tasks/decisions.py packs them."""
+    rows: list[Any] = json.loads(zlib.decompress(base64.b64decode(packed)))["rows"]
+    return rows

@@ -13,6 +13,7 @@ from models.rife.checkpoint import Sizes
 from models.rife.finder import EVIDENCE, STAGES
 from pipeline import config
 from pipeline.errors import ConfigError, WeightsUnusable
+from pipeline.training import rife_finder_evaluation
 from pipeline.training import rife_finder_lessons as lessons
 from pipeline.training.kinds import KINDS, recipe_type
 from pipeline.training.rife_finder_lessons import FinderBatch, Lessons, LessonSampler, load_lessons
@@ -126,6 +127,22 @@ def test_the_distance_is_none_for_the_truth_and_shares_are_of_the_frame() -> Non
     assert float(distance(errors.log(), errors)) == pytest.approx(0, abs=1e-9)
     assert float(distance(errors.log() + 0.5, errors)) > 0
     assert float(shares(errors)[:, 3].mean()) == pytest.approx(10 / torch.tensor(10.0).log().item(), rel=1e-5)
+
+
+def test_the_table_sets_qualities_beside_all_four_blocks(folder: Path) -> None:
+    rows = rife_finder_evaluation.run(
+        folder / "clips", str(folder / "rife.safetensors"), "rife-finder", [0, 0.5, 1], every=2, threads=1
+    )
+    by_setting = {row.setting: row for row in rows}
+    assert list(by_setting) == ["4 blocks", "3 blocks", "quality 0", "quality 0.5", "quality 1"]
+    assert by_setting["4 blocks"].lost == 0
+    assert by_setting["4 blocks"].flops_share == 1
+    assert by_setting["quality 1"].lost == pytest.approx(0, abs=0.01)
+    spent = [by_setting[f"quality {quality}"].gflops for quality in ("0", "0.5", "1")]
+    assert spent == sorted(spent)
+    assert spent[0] < by_setting["3 blocks"].gflops
+    assert rows[0].triplets == 2  # at 0 and 20
+    assert "quality 0.5" in rife_finder_evaluation.table(rows)
 
 
 def test_the_shipped_recipe_is_of_this_kind_and_mistakes_are_named(folder: Path) -> None:
