@@ -257,9 +257,9 @@ class InterpolateConfig(RunConfig):
     """jobs/interpolate.py"""
 
     target: TargetConfig = TargetConfig(factor=2)
-    model: str = "cain-compact"
+    model: str = "cain-sd-compact"
     """A name of the weights table (models/weights.py), a path or URI of weights, `blend` (frame average), or `auto`:
-    rife-4.14 where it has been fetched, else cain-compact."""
+    rife-4.14 where it has been fetched, else cain-sd-compact."""
     exit_depth: int = Field(5, ge=1, le=5)
     """CAIN's residual groups to run: fewer are faster and rougher."""
     blocks: int = Field(4, ge=1, le=4)
@@ -317,7 +317,7 @@ class InterpolateConfig(RunConfig):
 
 
 RUNTIME_KEYS = frozenset(
-    {"resources", "retry", "batch", "report", "input", "limits", "decode.threads", "decode.queue_frames"}
+    {"resources", "retry", "batch", "report", "self_check", "input", "limits", "decode.threads", "decode.queue_frames"}
 )
 """Keys that never change an output byte; the fingerprint leaves them out."""
 

@@ -84,7 +84,8 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
     }  # fmt: skip
     changing = {
         "target.factor", "target.fps", "model", "exit_depth", "max_t_error", "max_depth", "precision",
-        "blocks", "copy_static",
+        "blocks", "copy_static", "adaptive", "quality", "flops_budget",
+        "adaptive_patch.size", "adaptive_patch.overlap", "adaptive_patch.static",
         "cuts.detect", "cuts.threshold", "duplicates.mode", "duplicates.residual", "duplicates.max_run",
         "patch.max_area", "patch.size", "patch.overlap", "clip.frames", "decode.interlaced", "decode.corruption",
         "encode.codec", "encode.crf", "encode.preset", "encode.pix_fmt", "encode.odd_size", "encode.container",
@@ -199,7 +200,7 @@ def test_all_errors_are_reported_at_once() -> None:
 
 def test_an_unknown_key_is_answered_with_the_known_ones() -> None:
     assert re.search(r"cuts\.treshold: unknown key; known here: detect, threshold", refusal("cuts.treshold=1"))
-    assert "cuts, decode, duplicates" in refusal("cut.detect=false")
+    assert "cuts, decisions, decode, duplicates" in refusal("cut.detect=false")
 
 
 def test_errors_of_values_with_a_choice_name_the_key_once() -> None:

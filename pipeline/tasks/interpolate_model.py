@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch comes with it, and probing and joining do without
 
 RIFE = "rife-4.14"
 FINDER = "rife-finder"
-COMPACT = "cain-compact"
+COMPACT = "cain-sd-compact"
 
 
 @dataclass(frozen=True)

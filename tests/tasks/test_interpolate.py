@@ -187,8 +187,8 @@ def test_rife_s_weights_are_recognised_and_meet_every_time_exactly(tmp_path: Pat
 def test_auto_takes_rife_where_it_is_at_hand_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOTIONMILL_WEIGHTS", str(tmp_path))
     without = task_of("model=auto")
-    assert without.config.model == "cain-compact"
-    assert without.fingerprint()["weights.sha256"] == task_of("model=cain-compact").fingerprint()["weights.sha256"]
+    assert without.config.model == "cain-sd-compact"
+    assert without.fingerprint()["weights.sha256"] == task_of("model=cain-sd-compact").fingerprint()["weights.sha256"]
     assert "rife-4.14 is not fetched" in without.notes()[0]
     (tmp_path / "rife-4.14.pkl").write_bytes(b"there, and that is all that is looked at")
     with_rife = task_of("model=auto")
