@@ -24,7 +24,7 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Discard, Disposition, Stream
 
 from pipeline.config import MAX_TIMESCALE
-from pipeline.errors import OutputMismatch, UnsupportedVideo
+from pipeline.errors import CorruptVideo, OutputMismatch, UnsupportedVideo
 from pipeline.media.containers import MUXERS, TICK, choose_container, describe, pieces
 from pipeline.media.encode import EncodePlan
 from pipeline.media.timeline import lead_of, nearest_ticks, reorder_depth, retime
@@ -374,7 +374,7 @@ def _copied_packets(
     original: InputContainer, copies: dict[int, _Copy], shift: Fraction, cut_at: Fraction | None
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
     """The source's audio and subtitle packets in its own order, with their dts in seconds; counts them."""
-    for packet in original.demux([copy.source for copy in copies.values()]):
+    for packet in _demuxed(original, [copy.source for copy in copies.values()]):
         if not packet.size and packet.pts is None:
             continue  # the end: its stream index means nothing
         copy = copies[packet.stream_index]
@@ -408,6 +408,17 @@ def _copied_packets(
         )
         packet.stream = copy.output
         yield (dts - moved) * base, packet
+
+
+def _demuxed(original: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:
+    """The streams' packets; damage to them is the video's fault."""
+    try:
+        yield from original.demux(streams)
+    except av.FFmpegError as error:
+        said = error.strerror or str(error)
+        raise CorruptVideo(
+            f"its {', '.join(map(describe, streams))} cannot be read ({said}); upload it again", stage="finalise"
+        ) from None
 
 
 def _lost_tags(original: InputContainer, out_path: str | Path) -> tuple[str, ...]:

@@ -32,6 +32,12 @@ def test_each_damaged_file_is_committed_with_correct_frames_or_refused(tmp_path:
     assert min(totals.outcomes["committed"], totals.outcomes["refused"]) > 10
 
 
+def test_sound_whose_sizes_lie_is_the_video_s_fault() -> None:
+    totals = run([1950])  # a packet of gigabytes, by its header
+    assert not totals.wrong, totals.text()
+    assert totals.errors["CorruptVideo"] == 1
+
+
 def test_a_mutant_is_the_same_every_time() -> None:
     assert mutant(3, 8).data == mutant(3, 8).data != mutant(3 + len(seeds()), 8).data
 
