@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -36,6 +37,8 @@ MAPS = 240
 PLACES = (0.2, 0.5, 0.8)
 """Of a video's length, where pictures are taken."""
 GREY = 96
+ROUNDING_S = 0.0011
+"""Matroska's times are whole milliseconds."""
 
 
 @dataclass
@@ -73,22 +76,27 @@ def samples(storage: Storage, layout: Layout, facts: Facts) -> list[Sample]:
 
 def _interpolated(storage: Storage, layout: Layout, commit: VideoCommit, sample: Sample) -> None:
     rows = _decisions(storage, layout, commit)
-    kinds = {row["pts"]: row for row in rows}
+    times = [float(row["pts"] * Fraction(row["time_base"])) for row in rows]
     main = commit.outputs[0]
     with storage.open(layout.uri(main.path)) as file:
         for place in PLACES[:2]:
             for glimpse in glimpses(file, place, 3, LONG_SIDE):
-                row = kinds.get(glimpse.pts)
                 seconds = float(glimpse.pts * glimpse.time_base)
+                row = _row_at(rows, times, seconds)
                 what = f"{row['kind']}{_at(row)}" if row else "output"
                 sample.pictures.append((f"{seconds:.3f} s: {what}", _uri(glimpse.picture)))
     if rows:
-        times = [float(row["pts"] * Fraction(row["time_base"])) for row in rows]
         flops = [int(row["flops"] or 0) for row in rows]
         if any(flops):
             chart = figures.spent([round(one, 4) for one in times], flops, [row["kind"] for row in rows])
             sample.charts.append(("Work by frame", chart))
         sample.maps = _maps(rows, times)
+
+
+def _row_at(rows: Sequence[dict[str, Any]], times: Sequence[float], seconds: float) -> dict[str, Any] | None:
+    """The row of the frame that is shown then: the container may have rounded its time."""
+    place = bisect.bisect_left(times, seconds - ROUNDING_S)
+    return rows[place] if place < len(times) and times[place] <= seconds + ROUNDING_S else None
 
 
 def _at(row: dict[str, Any]) -> str:
