@@ -7,8 +7,6 @@ the scale into the flow network, and through the key frame's features into the f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +50,7 @@ class DetectionNetwork(nn.Module):
             flow, scale = self.flow(subtract_mean(pairs), subtract_mean(keys))
         scale = None if scale is None else scale.float()
         carried = warp(features.repeat_interleave(followers, 0), flow, scale)
-        all_features = torch.cat([features[:, None], carried.unflatten(0, (-1, followers))], 1)
+        all_features = torch.cat([features[:, None], carried.reshape(-1, followers, *carried.shape[1:])], 1)
         logits, boxes = self.head.raw(all_features.flatten(0, 1))
         return logits, boxes, flows
 
@@ -128,6 +126,6 @@ def calibrate(network: DetectionNetwork, batches: Iterator[DetectionBatch]) -> N
     features = torch.cat(
         [network.eval().features(batch.keys).flatten(2).transpose(0, 1).flatten(1) for batch in batches], 1
     )
-    norm = cast("DenseHead", network.head).norm
+    norm = network.head.norm
     norm.running_mean.copy_(features.mean(1))
     norm.running_var.copy_(features.var(1))
