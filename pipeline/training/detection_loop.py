@@ -7,6 +7,7 @@ the scale into the flow network, and through the key frame's features into the f
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
