@@ -106,8 +106,8 @@ TABLE: dict[str, Entry] = {
         network="models.memfof.MEMFOF",
         source="memfof/memfof_compact.safetensors",
         sha256="7ad5c5ccf4a4a8edf7c2942f0c7df1cf8b25663ceb46183c10e82fe80b853c56",
-        licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain pictures, "
-        "attributed in memfof/CARD.md",
+        licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain "
+        "pictures, attributed in memfof/CARD.md",
         size=3218330,
         note="our own, by configs/train/memfof_compact{_features,,_finish}.yaml in that order",
     ),
@@ -156,8 +156,8 @@ TABLE: dict[str, Entry] = {
         network="models.dff.bundle.unpack",
         source="dff/dff_detect.safetensors",
         sha256="f1002bd6a62d329f361bb5ad17c7bd088f1d49d82e451ef8f7de05033fa42c69",
-        licence="Apache-2.0; trained on a teacher's boxes in CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain pictures, "
-        "attributed in dff/CARD_DETECT.md",
+        licence="Apache-2.0; trained on a teacher's boxes in CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain "
+        "pictures, attributed in dff/CARD_DETECT.md",
         size=19600796,
         note="our own, by configs/train/dff_detect.yaml",
     ),

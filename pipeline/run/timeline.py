@@ -12,8 +12,8 @@ FIRST_STEP_S = 1.0
 class Timeline:
     """Points {"t": seconds since the start, "frames", "clips", "seconds": {stage: busy seconds}}, all of them totals.
 
-    Points are `step` seconds apart at least; when the list is full, every other one goes and the step doubles. The
-    last point always has the totals.
+    Points are `step` seconds apart at least; when the list is full, the step doubles until half of it, or less, is
+    left. The last point always has the totals.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,17 @@ class Timeline:
         if t - self._settled >= self.step:
             self._settled = t
         if len(self._points) >= POINTS:
-            self._points = [*self._points[:-1:2], self._points[-1]]
+            self._thin()
+
+    def _thin(self) -> None:
+        """The step doubles from what it is, however far apart points have come: early ones would be thinned alone."""
+        while len(self._points) > POINTS // 2:
             self.step *= 2
+            kept = self._points[:1]
+            for point in self._points[1:-1]:
+                if point["t"] - kept[-1]["t"] >= self.step:
+                    kept.append(point)
+            self._points = [*kept, self._points[-1]]
 
     def points(self) -> list[dict[str, Any]]:
         return list(self._points)

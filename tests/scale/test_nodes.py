@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError
 from pipeline.run import cluster as placing
-from tests.e2e.support import FAST, LIMIT_S, ROOT, Output, start, write
+from tests.e2e.support import FAST, LIMIT_S, ROOT, Output, start, until, write
 from tests.media_factory import make_video
 
 
@@ -119,12 +118,10 @@ def test_jobs_share_a_cluster_and_their_actors_are_spread_over_its_nodes(nodes: 
     ray.shutdown()
 
     # Five actors of a CPU and a half fit only when a third node has come.
-    later = threading.Timer(10, lambda: nodes.add_node(num_cpus=6, object_store_memory=100_000_000))
-    later.start()
     more = ["resources.actors=5", "resources.cpu_threads=2", "resources.wait_s=120"]
     with start(source, tmp_path / "c", [*sets, *more], env=_env(nodes.address)) as third:
+        until(lambda: "waiting up to 120 s for nodes" in third.text, "waiting", third)
+        nodes.add_node(num_cpus=6, object_store_memory=100_000_000)
         waited = third.wait()
-    later.join()
     assert waited.code == 0, waited.text
-    assert "waiting up to 120 s for nodes" in waited.text
     assert Output.of(tmp_path / "c").summary["placement"]["actors"] == 5

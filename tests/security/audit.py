@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,9 +70,10 @@ def undeclared(project: Mapping[str, object], pinned: Mapping[str, str]) -> list
 
 def audit() -> list[str]:
     pinned, wrong = pins((ROOT / "constraints.txt").read_text())
-    installed = {
-        canonical(found.metadata["Name"]): found.version for found in importlib.metadata.distributions()
-    }  # fmt: skip
+    # Not sys.path: Ray adds a folder to it with packages of its own.
+    places = sorted({sysconfig.get_path(kind) for kind in ("purelib", "platlib")})
+    found = importlib.metadata.distributions(path=places)
+    installed = {canonical(one.metadata["Name"]): one.version for one in found}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [*wrong, *unpinned(installed, pinned), *undeclared(project, pinned)]
 
