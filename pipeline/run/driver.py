@@ -195,7 +195,8 @@ class _Run:
             fn_constructor_args=(context, placement.device, placement.threads),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=2),
+            # One clip each at a time: the actor that starts first would otherwise take two where others wait.
+            compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=1),
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,
             runtime_env={"env_vars": ALLOCATOR},
