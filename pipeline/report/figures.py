@@ -22,10 +22,13 @@ def throughput(timeline: Sequence[Mapping[str, Any]], ceiling: float | None) -> 
     for before, after in pairwise(timeline):
         span = after["t"] - before["t"]
         if span > 0:
+            rate = round((after["frames"] - before["frames"]) / span, 3)
+            if not times:
+                times, rates = [round(before["t"], 2)], [rate]
             times.append(round(after["t"], 2))
-            rates.append(round((after["frames"] - before["frames"]) / span, 3))
+            rates.append(rate)
     data = [
-        {"x": times, "y": rates, "name": "frames/s", "mode": "lines", "line": {"color": BLUE, "shape": "hv"},
+        {"x": times, "y": rates, "name": "frames/s", "mode": "lines", "line": {"color": BLUE, "shape": "vh"},
          "fill": "tozeroy"},
         {"x": [point["t"] for point in timeline], "y": [point["frames"] for point in timeline],
          "name": "frames in all", "yaxis": "y2", "mode": "lines", "line": {"color": GREY, "dash": "dot"}},
@@ -78,8 +81,11 @@ def shares(parts: Mapping[str, float]) -> Figure | None:
              "marker": {"color": palette[place % len(palette)]}, "hovertemplate": "%{x:.1f} %"}
             for place, (name, value) in enumerate(parts.items())
         ],
-        "layout": {"barmode": "stack", "height": 150, "xaxis": {"title": {"text": "% of the actors' time"},
-                   "range": [0, 100]}, "yaxis": {"visible": False}},
+        "layout": {
+            "barmode": "stack", "height": 190, "margin": {"l": 60, "r": 60, "t": 55, "b": 45},
+            "legend": {"orientation": "h", "y": 1.6, "traceorder": "normal"},
+            "xaxis": {"title": {"text": "% of the actors' time"}, "range": [0, 100]}, "yaxis": {"visible": False},
+        },
     }  # fmt: skip
 
 

@@ -189,7 +189,7 @@ def test_throughput_is_the_slope_of_the_timeline() -> None:
     points = [{"t": 0.0, "frames": 0}, {"t": 2.0, "frames": 10}, {"t": 2.0, "frames": 12}, {"t": 4.0, "frames": 20}]
     figure = figures.throughput(points, None)
     assert figure is not None
-    assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([2.0, 4.0], [5.0, 4.0])
+    assert (figure["data"][0]["x"], figure["data"][0]["y"]) == ([0.0, 2.0, 4.0], [5.0, 5.0, 4.0])
     assert figures.throughput(points[:1], 3.0) is None
 
 
