@@ -36,7 +36,7 @@ from pipeline.media.frame import Frame, PixelFormat
 from pipeline.media.probe import probe
 from pipeline.plan.clips import plan_clips
 from pipeline.plan.discover import discover
-from pipeline.run.worker import ALLOCATOR
+from pipeline.run import allocator
 from pipeline.storage import Storage
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolators import Pair
@@ -128,10 +128,9 @@ def _job(source: str, settings: Sequence[str], folder: Path) -> dict[str, Any]:
 
 def bare(source: str, settings: Sequence[str], processes: int, threads: int, seconds: float) -> float:
     """The model in a loop on decoded frames, in `processes` at the same time."""
-    os.environ.update(ALLOCATOR)  # for the processes: memory is managed as in the job's workers
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
-    with context.Pool(processes, _set_barrier, (barrier,)) as pool:
+    with allocator.inherited(), context.Pool(processes, _set_barrier, (barrier,)) as pool:
         arguments = [(source, tuple(settings), threads, seconds)] * processes
         return sum(pool.starmap(_bare_loop, arguments, chunksize=1))
 

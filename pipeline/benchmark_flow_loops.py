@@ -5,10 +5,8 @@ What pipeline/benchmark_flow.py measures MEMFOF with.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import multiprocessing
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -30,7 +28,7 @@ from pipeline.media.frame import Frame
 from pipeline.media.probe import probe
 from pipeline.plan.clips import plan_clips
 from pipeline.plan.discover import discover
-from pipeline.run.worker import ALLOCATOR
+from pipeline.run import allocator
 from pipeline.storage import Storage
 from pipeline.tasks import flow_model
 from pipeline.types import ClipRef, VideoInfo, VideoRef
@@ -84,27 +82,12 @@ def _set_barrier(barrier: Any) -> None:
     _BARRIER = barrier
 
 
-@contextlib.contextmanager
-def _allocator() -> Iterator[None]:
-    """Processes started here manage memory as the job's workers do; the job itself is started as users start it."""
-    before = {name: os.environ.get(name) for name in ALLOCATOR}
-    os.environ.update(ALLOCATOR)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def rounds_of(plan: Plan, processes: int, rounds: int) -> list[Turn]:
     """Of all processes, which go from one way to the other together."""
     if not rounds:
         return []
     context = multiprocessing.get_context("spawn")
-    with _allocator(), context.Pool(processes, _set_barrier, (context.Barrier(processes),)) as pool:
+    with allocator.inherited(), context.Pool(processes, _set_barrier, (context.Barrier(processes),)) as pool:
         done = pool.starmap(_turns, [(plan, rounds)] * processes, chunksize=1)
     return [turn for turns in done for turn in turns]
 
@@ -142,7 +125,7 @@ def _taken(bare: _Bare, rounds: int) -> list[Turn]:
 
 def peak_of(plan: Plan, way: str) -> int:
     """Peak resident bytes of a process that computes some frames in one way; "loaded": that only loads the weights."""
-    with _allocator(), multiprocessing.get_context("spawn").Pool(1) as pool:
+    with allocator.inherited(), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (plan, way))
 
 

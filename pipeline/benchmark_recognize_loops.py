@@ -23,7 +23,7 @@ from models.dff.flownet import FlowNet
 from models.dff.preprocess import resized
 from models.dff.resnet import subtract_mean
 from pipeline import config as configuration
-from pipeline.benchmark_flow_loops import PATIENCE_S, _allocator, open_video
+from pipeline.benchmark_flow_loops import PATIENCE_S, open_video
 from pipeline.config_flow import FlowConfig
 from pipeline.config_recognize import RecognizeConfig
 from pipeline.media.colour import to_rgb
@@ -33,6 +33,7 @@ from pipeline.plan import shots
 from pipeline.plan.key_frames import Carried
 from pipeline.plan.key_residuals import Picture
 from pipeline.plan.key_schedule import schedule_clip
+from pipeline.run import allocator
 from pipeline.tasks import flow_model, recognize_model
 
 PART_NAMES = ("schedule", "features", "flow", "warp", "head")
@@ -93,7 +94,7 @@ def _set_barrier(barrier: Any) -> None:
 def passes_of(plan: Plan, processes: int, rounds: int) -> list[Pass]:
     """Of all processes, which go from case to case together, `rounds` times."""
     context = multiprocessing.get_context("spawn")
-    with _allocator(), context.Pool(processes, _set_barrier, (context.Barrier(processes),)) as pool:
+    with allocator.inherited(), context.Pool(processes, _set_barrier, (context.Barrier(processes),)) as pool:
         done = pool.starmap(_passes, [(plan, rounds)] * processes, chunksize=1)
     return [one for passes in done for one in passes]
 

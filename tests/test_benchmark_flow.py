@@ -18,6 +18,7 @@ from pipeline.benchmark_flow import FlowSpeed, Job, scaled, size_of, upstream_ma
 from pipeline.benchmark_flow_loops import Plan, _Bare, peak_rss
 from pipeline.config_flow import FlowConfig
 from pipeline.errors import ConfigError, WeightsUnusable
+from pipeline.run import allocator
 from pipeline.tasks import flow_model
 from tests.models.memfof_weights import compact
 
@@ -78,11 +79,11 @@ def test_a_process_that_fails_lets_the_others_go(monkeypatch: pytest.MonkeyPatch
 
 def test_the_job_does_not_inherit_how_the_loops_manage_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    with benchmark_flow_loops._allocator():
+    with allocator.inherited():
         assert "arena_max" in os.environ["GLIBC_TUNABLES"]
     assert "GLIBC_TUNABLES" not in os.environ
     monkeypatch.setenv("GLIBC_TUNABLES", "mine")
-    with benchmark_flow_loops._allocator():
+    with allocator.inherited():
         pass
     assert os.environ["GLIBC_TUNABLES"] == "mine"
 

@@ -18,7 +18,8 @@ def throughput(timeline: Sequence[Mapping[str, Any]], ceiling: float | None) -> 
     """Frames a second between neighbouring points of a summary's timeline, and the model's own ceiling."""
     if len(timeline) < 2:
         return None
-    times, rates = [], []
+    times: list[float] = []
+    rates: list[float] = []
     for before, after in pairwise(timeline):
         span = after["t"] - before["t"]
         if span > 0:

@@ -25,7 +25,7 @@ from pipeline.records.commit import (
     sweep,
     tidy_unfinished,
 )
-from pipeline.run import cluster, grouping, limits
+from pipeline.run import allocator, cluster, grouping, limits
 from pipeline.run.calibrator import Calibrator
 from pipeline.run.datasource import VideoSource
 from pipeline.run.finalise import finalise
@@ -34,7 +34,7 @@ from pipeline.run.metrics import DriverMetrics, endpoints
 from pipeline.run.progress import Display, Tally
 from pipeline.run.rows import Receipt, Row, receipt_from
 from pipeline.run.summary import Account, StartUp, Summary
-from pipeline.run.worker import ALLOCATOR, ClipWorker, RunContext, failure_of
+from pipeline.run.worker import ClipWorker, RunContext, failure_of
 from pipeline.storage import Storage, absolute, redact, scrub
 from pipeline.tasks.base import Task
 from pipeline.types import VideoRef
@@ -199,7 +199,7 @@ class _Run:
             compute=ActorPoolStrategy(size=placement.actors, max_tasks_in_flight_per_actor=1),
             num_cpus=placement.cpus,
             num_gpus=placement.gpus or None,
-            runtime_env={"env_vars": ALLOCATOR},
+            runtime_env={"env_vars": allocator.ENVIRONMENT},
             # Ray restarts actors and repeats their tasks without end by default; the ledger counts here too.
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -6,7 +6,6 @@ worker itself, is retried and in the end stops the run, which can be resumed.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import resource
@@ -48,29 +47,13 @@ from pipeline.records.commit import (
     fingerprint,
     identity,
 )
+from pipeline.run import allocator
 from pipeline.run.metrics import ActorMetrics
 from pipeline.run.rows import Receipt, Row, Times, row_from, to_table
 from pipeline.run.watchdog import Watchdog
 from pipeline.storage import Storage, scrub
 from pipeline.tasks.base import ClipOutput, Heartbeat, Processor, Task
 from pipeline.types import ClipRef, VideoRef
-
-ALLOCATOR = {
-    "GLIBC_TUNABLES": ":".join(
-        f"glibc.malloc.{key}={value}"
-        for key, value in {
-            "arena_max": 1, "mmap_threshold": 32 << 20, "trim_threshold": 128 << 20, "hugetlb": 1,
-        }.items()
-    )
-}  # fmt: skip
-"""Environment of the actors' processes: what glibc must be told at their start so that memory does not creep up.
-
-Left alone, it takes pictures from heaps that it never shrinks, a heap for each of up to eight threads a core, and each
-clip has threads of its own. So: one heap, which gives back its unused end, and all that is free after each clip
-(`_give_back`). To map each picture anew (a low `mmap_threshold`) would keep memory as low, but touching fresh pages
-takes more time than the arithmetic of a small network: 1.1 s instead of 0.4 for an adaptive 720p frame. Other C
-libraries ignore it.
-"""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -144,7 +127,7 @@ class ClipWorker:
                 return output, self._upload(clip, output, number), number
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                _give_back()
+                allocator.give_back()
 
         result, failure = attempt(context, self._watchdog, clip.video.video_id, clip.clip_id, work)
         output, data, number = result or (ClipOutput(None, 0), None, 0)
@@ -286,13 +269,6 @@ def _no_room(error: Exception, scratch: str) -> StorageError | None:
             )
         found = found.__cause__ or found.__context__
     return None
-
-
-def _give_back() -> None:
-    """Returns freed memory to the system: what one clip leaves in pieces would otherwise add to the next one's peak."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
 
 
 def open_video(storage: Storage, video: VideoRef) -> BinaryIO:

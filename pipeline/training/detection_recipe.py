@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.training.recipe import Fraction01, Positive, _Frozen
+from pipeline.training.recipe import Fraction01, Positive, RunRecipe, _Frozen
 from pipeline.training.segmentation_recipe import (
     CELL,
     CameraRecipe,
@@ -66,7 +66,7 @@ class DetectionLossRecipe(_Frozen):
     """Weight of the distance to made scenes' motion, in cells, at each of FlowNet's levels; 0: as the paper."""
 
 
-class DetectionRecipe(_Frozen):
+class DetectionRecipe(RunRecipe):
     network: Literal["dff-detection"]
     labels: str
     """A COCO file of the boxes in --data's videos and photographs; images are called STEM/FRAME.jpg, boxes may have a
@@ -90,17 +90,6 @@ class DetectionRecipe(_Frozen):
     """Stages of the feature network that never learn, with its stem."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the averaged weights that are measured and exported; 0 is none."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device computes in it."""
-    seed: int = 12345
-    workers: Positive = 1
-    """Processes; each takes a batch of its own a step."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    threads: Positive = 2
-    """CPU threads of each process."""
-    report_every: Positive = 500
-    """Steps between two measurements, each with a checkpoint."""
-    keep_checkpoints: Positive = 2
 
     @model_validator(mode="after")
     def _consistent(self) -> DetectionRecipe:

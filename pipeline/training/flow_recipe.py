@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.memfof import Sizes
-from pipeline.training.recipe import Fraction01, Positive, Ramp, _Frozen
+from pipeline.training.recipe import Fraction01, Positive, Ramp, RunRecipe, _Frozen, check_stages
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -111,7 +111,7 @@ class FlowLossRecipe(_Frozen):
     """Weight of the plain end-point error of the last prediction, a pixel; it counts large errors in full."""
 
 
-class FlowRecipe(_Frozen):
+class FlowRecipe(RunRecipe):
     network: Literal["memfof"]
     model: FlowModelRecipe = FlowModelRecipe()
     data: MotionRecipe = MotionRecipe()
@@ -125,23 +125,10 @@ class FlowRecipe(_Frozen):
     """Name or URI of weights to start from (models/weights.py)."""
     initial_parts: tuple[str, ...] = ()
     """Which modules start from them, such as fnet; empty is all."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device computes in it."""
-    seed: int = 12345
-    workers: Positive = 1
-    """Processes; each takes a batch of its own a step."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    threads: Positive = 2
-    """CPU threads of each process."""
-    report_every: Positive = 500
-    """Steps between two measurements, each with a checkpoint."""
-    keep_checkpoints: Positive = 2
 
     @model_validator(mode="after")
     def _consistent(self) -> FlowRecipe:
-        ends = [stage.until for stage in self.stages]
-        if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
-            raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
+        check_stages([stage.until for stage in self.stages])
         return self
 
     def stage(self, progress: float) -> FlowStage:

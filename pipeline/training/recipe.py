@@ -99,16 +99,9 @@ class ScheduleRecipe(_Frozen):
     """Evaluations without improvement before the rate falls."""
 
 
-class Recipe(_Frozen):
-    model: ModelRecipe = ModelRecipe()
-    data: DataRecipe = DataRecipe()
-    stages: tuple[Stage, ...] = (Stage(),)
-    optimiser: OptimiserRecipe = OptimiserRecipe()
-    schedule: ScheduleRecipe
-    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay a step of the averaged weights that are measured and exported; 0 is none."""
-    initial_weights: str | None = None
-    """Name or URI of weights to start from (models/weights.py)."""
+class RunRecipe(_Frozen):
+    """How any network is trained: processes, arithmetic, reports."""
+
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the device computes in it."""
     seed: int = 12345
@@ -121,11 +114,27 @@ class Recipe(_Frozen):
     """Steps between two measurements, each with a checkpoint."""
     keep_checkpoints: Positive = 2
 
+
+def check_stages(ends: list[float]) -> None:
+    """Raises ValueError unless the stages' shares of the run rise to its end."""
+    if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
+        raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
+
+
+class Recipe(RunRecipe):
+    model: ModelRecipe = ModelRecipe()
+    data: DataRecipe = DataRecipe()
+    stages: tuple[Stage, ...] = (Stage(),)
+    optimiser: OptimiserRecipe = OptimiserRecipe()
+    schedule: ScheduleRecipe
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of the averaged weights that are measured and exported; 0 is none."""
+    initial_weights: str | None = None
+    """Name or URI of weights to start from (models/weights.py)."""
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        ends = [stage.until for stage in self.stages]
-        if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
-            raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
+        check_stages([stage.until for stage in self.stages])
         crops = [stage.crop for stage in self.stages if stage.crop % self.model.shuffle]
         if crops:
             raise ValueError(f"crops {crops} are no multiples of the model's shuffle {self.model.shuffle}")

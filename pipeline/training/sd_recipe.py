@@ -18,7 +18,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from models.cain_sd.cost import SCALES
-from pipeline.training.recipe import DataRecipe, Fraction01, ModelRecipe, Positive, ScheduleRecipe, Stage, _Frozen
+from pipeline.training.recipe import (
+    DataRecipe,
+    Fraction01,
+    ModelRecipe,
+    Positive,
+    RunRecipe,
+    ScheduleRecipe,
+    Stage,
+    _Frozen,
+)
 
 NonNegative = Annotated[float, Field(ge=0)]
 Loss = Literal["l1", "mse", "charbonnier", "relative", "log_mse"]
@@ -98,7 +107,7 @@ class GridRecipe(_Frozen):
     overlap: Positive = 16
 
 
-class SDRecipe(_Frozen):
+class SDRecipe(RunRecipe):
     network: Literal["cain-sd"]
     model: ModelRecipe = ModelRecipe()
     enlarger: EnlargerRecipe = EnlargerRecipe()
@@ -124,17 +133,6 @@ class SDRecipe(_Frozen):
     """Decay a step of the averaged weights that are measured and exported; each phase starts from them. 0 is none."""
     initial_weights: str | None = None
     """Name or URI of weights to start from: a plain CAIN's, or a whole CAIN-SD's."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device computes in it."""
-    seed: int = 12345
-    workers: Positive = 1
-    """Processes; each takes a batch of its own a step."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    threads: Positive = 2
-    """CPU threads of each process."""
-    report_every: Positive = 500
-    """Steps between two measurements, each with a checkpoint."""
-    keep_checkpoints: Positive = 2
 
     @model_validator(mode="after")
     def _consistent(self) -> SDRecipe:

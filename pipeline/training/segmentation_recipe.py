@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.training.recipe import Fraction01, Positive, _Frozen
+from pipeline.training.recipe import Fraction01, Positive, RunRecipe, _Frozen, check_stages
 
 NonNegative = Annotated[float, Field(ge=0)]
 Part = Literal["features", "flow", "head"]
@@ -91,7 +91,7 @@ class SegmentationLossRecipe(_Frozen):
     flow network learned that on Flying Chairs before."""
 
 
-class SegmentationRecipe(_Frozen):
+class SegmentationRecipe(RunRecipe):
     network: Literal["dff"]
     classes: tuple[str, ...]
     """Names, in the order of the labels' values; the value after the last one, and all others, is ignored."""
@@ -115,23 +115,10 @@ class SegmentationRecipe(_Frozen):
     """Stages of the feature network that never learn, with its stem; the paper's is 1 (conv1 and conv2)."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the averaged weights that are measured and exported; 0 is none."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the device computes in it."""
-    seed: int = 12345
-    workers: Positive = 1
-    """Processes; each takes a batch of its own a step."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    threads: Positive = 2
-    """CPU threads of each process."""
-    report_every: Positive = 500
-    """Steps between two measurements, each with a checkpoint."""
-    keep_checkpoints: Positive = 2
 
     @model_validator(mode="after")
     def _consistent(self) -> SegmentationRecipe:
-        ends = [stage.until for stage in self.stages]
-        if not ends or ends != sorted(set(ends)) or ends[-1] != 1.0:
-            raise ValueError(f"stages end at {ends}; `until` must rise to 1.0")
+        check_stages([stage.until for stage in self.stages])
         crops = [stage.crop for stage in self.stages if any(side % CELL for side in stage.crop)]
         if crops:
             raise ValueError(f"crops {crops} have sides that are no multiples of {CELL}, the features' stride")
