@@ -178,8 +178,8 @@ def _bare_loop(source: str, settings: Sequence[str], threads: int, seconds: floa
 
     def run(number: int) -> float:
         # Steps of 0.618: however soon the time is over, the pairs came from everywhere.
-        ends = pairs[round(number * 0.618 * len(pairs)) % len(pairs)]
-        pair = Pair(*(to_rgb(frame, info.colour) for frame in ends), HALF)
+        left, right = pairs[round(number * 0.618 * len(pairs)) % len(pairs)]
+        pair = Pair(to_rgb(left, info.colour), to_rgb(right, info.colour), HALF)
         started = time.perf_counter()
         model.between([pair])
         return time.perf_counter() - started
