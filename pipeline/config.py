@@ -173,7 +173,7 @@ class PatchConfig(Section):
     max_area: int = Field(2_400_000, ge=4096)
     """Pixels of the largest frame that goes through the model whole (default: a little over 1080p)."""
     size: int = Field(1024, ge=128, multiple_of=8)
-    """Patch side, pixels."""
+    """Patch side, pixels. Below 256 patches differ from the whole frame by a grey level, whatever the overlap."""
     overlap: int = Field(128, ge=16, multiple_of=8)
     """Pixels that neighbouring patches share and are blended over."""
 
