@@ -1,7 +1,8 @@
-"""What KubeRay 1.6 and Kubernetes allow in the parts of RayJob and RayCronJob that configs/k8s uses, as JSON schema.
+"""What KubeRay and Kubernetes allow in the parts of RayJob and RayCronJob that configs/k8s uses, as JSON schema.
 
-Written from KubeRay's API reference (ray.io/v1) and Kubernetes' PodSpec; stricter than the CRDs: a field that is not
-listed here is refused, where the API server would drop it with a warning. No copy of the CRDs comes with any package.
+Written from KubeRay's CRDs and API reference (ray.io/v1, 1.6 and 1.7), its operator's own checks, and Kubernetes'
+PodSpec; stricter than the CRDs: a field that is not listed here is refused, where the API server would drop it with a
+warning. No copy of the CRDs comes with any package.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def list_of(items: Schema, least: int = 0) -> Schema:
     return {"type": "array", "items": items, "minItems": least}
 
 
-METADATA = strict({"name": NAME, "namespace": NAME, "labels": map_of(TEXT), "annotations": map_of(TEXT)}, "name")
+JOB_NAME: Schema = {"type": "string", "pattern": r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$"}
+"""Of a RayJob; the operator makes longer names of it."""
+METADATA = strict({"name": JOB_NAME, "namespace": NAME, "labels": map_of(TEXT), "annotations": map_of(TEXT)}, "name")
 RESOURCES = strict({"requests": map_of(QUANTITY), "limits": map_of(QUANTITY)})
 KEY_REF = strict({"name": NAME, "key": TEXT, "optional": FLAG}, "name", "key")
 ENV = {
@@ -66,9 +69,11 @@ POD = strict(
     {
         "containers": list_of(CONTAINER, least=1), "volumes": list_of(VOLUME), "tolerations": list_of(TOLERATION),
         "nodeSelector": map_of(TEXT), "serviceAccountName": NAME, "terminationGracePeriodSeconds": COUNT,
+        "restartPolicy": {"const": "Never"},
     },
-    "containers",
+    "containers", "restartPolicy",
 )  # fmt: skip
+"""Autoscaler v2 replaces pods itself: the operator refuses any other restartPolicy, and an absent one means Always."""
 TEMPLATE = strict({"metadata": strict({"labels": map_of(TEXT), "annotations": map_of(TEXT)}), "spec": POD}, "spec")
 START = map_of({"type": "string"})
 """rayStartParams: strings all of them, numbers too."""
@@ -83,8 +88,9 @@ WORKERS = strict(
 AUTOSCALER = strict(
     {
         "idleTimeoutSeconds": COUNT, "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
-        "version": {"enum": ["v1", "v2"]}, "resources": RESOURCES, "image": TEXT,
-    }
+        "version": {"const": "v2"}, "resources": RESOURCES, "image": TEXT,
+    },
+    "version",
 )  # fmt: skip
 CLUSTER = strict(
     {
@@ -102,7 +108,7 @@ JOB = strict(
     },
     "entrypoint", "rayClusterSpec",
 )  # fmt: skip
-CRON_JOB = strict({"schedule": CRON, "jobTemplate": JOB, "suspend": FLAG}, "schedule", "jobTemplate")
+CRON_JOB = strict({"schedule": CRON, "timeZone": TEXT, "jobTemplate": JOB, "suspend": FLAG}, "schedule", "jobTemplate")
 
 
 def _kind(kind: str, spec: Schema) -> Schema:
