@@ -5,9 +5,8 @@
     SDFinder      the choice of both for each patch, from small frames
     motion        what the finder is told about motion: BlockMotion, PWC-Net, or any callable of its kind
 
-The choice is joint: the largest of  log p(scale) + log p(depth) - price * cost(scale, depth),  cost as a share of full
-depth at full size. At price 0 that is the paper's two separate choices. With two prices taken in turn the cost of one
-choice would depend on the other, and a higher price could buy more; jointly it never does.
+What follows from the finder's logits is decided elsewhere (pipeline/plan/adaptive.py): the joint choice of scale and
+depth that is worth the most at the user's price. At price 0 that is the paper's two separate choices.
 
 Weights are one file: `cain.`, `enlarger.`, `finder.` and `motion.` before the parts' own names; the last only where the
 motion network has weights.
@@ -104,14 +103,6 @@ class CAINSD(nn.Module):
         found: Logits = self.finder(frame0, frame1, windows, self.motion)
         return found
 
-    def decide(self, frame0: Tensor, frame1: Tensor, windows: Sequence[Window], price: float = 0.0) -> Tensor:
-        """Choices for the windows of one pair of frames [1,3,H,W]: int64 [P,2], index in `scales` and exit - 1."""
-        return self.choose(self.logits(frame0, frame1, windows), price)[0]
-
-    def choose(self, logits: Logits, price: float = 0.0) -> Tensor:
-        """Choices [N,P,2] at a price; a window's FLOPs never rise with it. Ties go to the smaller index."""
-        return choose_jointly(logits, self.flops_per_pixel(), price)
-
     def flops_per_pixel(self) -> list[list[float]]:
         """FLOPs (two a multiplication) for each pixel of a patch, [scale][depth], with the way back."""
         return cost.patch_flops_per_pixel(self.depths, self.cain.sizes, self.enlarger.sizes, self.scales)
@@ -184,17 +175,6 @@ def exits(cain: CAIN, frame0: Tensor, frame1: Tensor, means: Means | None = None
 def is_adaptive(tensors: Mapping[str, Any]) -> bool:
     """Whether a weights file is CAIN-SD's rather than a plain CAIN's."""
     return any(name.startswith("finder.") for name in tensors) and any(name.startswith("cain.") for name in tensors)
-
-
-def choose_jointly(logits: Logits, costs: Sequence[Sequence[float]], price: float = 0.0) -> Tensor:
-    """The largest of log p(scale) + log p(depth) - price * cost / cost at scale 1 and full depth: [N,P,2] int64."""
-    table = torch.tensor(costs, dtype=torch.float64)
-    share = (table / table[0, -1]).to(logits.scale.device)
-    score = (
-        F.log_softmax(logits.scale.double(), -1)[..., :, None] + F.log_softmax(logits.depth.double(), -1)[..., None, :]
-    )
-    best = (score - price * share).flatten(-2).argmax(-1)
-    return torch.stack([best // share.shape[1], best % share.shape[1]], -1)
 
 
 def reduce(x: Tensor, scale: int) -> Tensor:

@@ -13,7 +13,7 @@ loss. What it leaves open, and what was chosen here:
     frames made small by antialiased bicubic      aliasing would look like motion; frames are never made larger
     optionally, detail as evidence                whether a patch can be made smaller depends less on how far it moves
                                                   than on the detail that it loses: see `lost_detail`
-    at inference a price on FLOPs                 the user's knob: see `choose`
+    at inference a price on FLOPs                 the user's knob: pipeline/plan/adaptive.py
 
 Motion comes from any callable (frame0, frame1) RGB 0..1 -> flow [N,2,H,W] px: PWC-Net is the paper's.
 """
@@ -170,15 +170,6 @@ def straight_through(
     soft = torch.softmax((torch.log_softmax(logits, dim) + noise) / tau, dim)
     hard = torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0)
     return hard - soft.detach() + soft
-
-
-def choose(logits: Tensor, costs: Sequence[float], price: float = 0.0) -> Tensor:
-    """The choices at inference, without noise: the largest of logits - price * costs, [...,n] -> [...] (int64).
-
-    costs: of each choice, in any unit. price 0 takes what training found; the FLOPs of a patch never rise with the
-    price, and never fall as it goes below zero, because a choice that wins at a higher price costs no more.
-    """
-    return (logits - price * logits.new_tensor(costs)).argmax(-1)
 
 
 def resource_loss(

@@ -22,7 +22,7 @@ from pipeline.config import InterpolateConfig
 from pipeline.plan import adaptive as plan
 from pipeline.plan.adaptive import STATIC, Choice, FrameDecisions
 from pipeline.plan.patches import Patch, blend_weights
-from pipeline.tasks.interpolators import Made, Pair, Recursion
+from pipeline.tasks.interpolators import Recursion
 
 S = TypeVar("S")
 
@@ -228,21 +228,6 @@ class AdaptiveMidpoints(Recursion, Generic[S]):
 
     def _middles(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, FrameDecisions | None]]:
         return self._model.make([Wanted(left, right, Fraction(1, 2)) for left, right in ends])
-
-
-class AdaptiveAnyTime(Generic[S]):
-    """A backbone that makes the picture at any place."""
-
-    adaptive = True
-
-    def __init__(self, backbone: Backbone[S], config: InterpolateConfig, device: str, precision: str) -> None:
-        self._model = PatchModel(backbone, config, device, precision)
-
-    def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
-        wanted = [Wanted(pair.left, pair.right, t) for pair in pairs for t in pair.places]
-        pictures = iter(self._model.make(wanted))
-        made = (Made(picture, each.t, decisions) for each, (picture, decisions) in zip(wanted, pictures, strict=True))
-        return [[next(made) for _ in pair.places] for pair in pairs]
 
 
 def most_flops(backbone: Backbone[Any], config: InterpolateConfig, height: int, width: int) -> int:

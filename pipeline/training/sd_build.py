@@ -23,7 +23,7 @@ def build(recipe: SDRecipe) -> CAINSD:
     tensors = weights.load(recipe.initial_weights).tensors if recipe.initial_weights else {}
     if is_adaptive(tensors):
         network = CAINSD.from_tensors(tensors, motion)
-        if network.finder.detail != recipe.finder.detail:  # it sees something else: it starts anew
+        if recipe.finder.anew or network.finder.detail != recipe.finder.detail:  # which sees something else
             network.finder = start_even(SDFinder(3, network.depths, detail=recipe.finder.detail))
     else:
         cain = CAIN.from_reference(tensors) if tensors else CAIN(**sizes)

@@ -25,7 +25,7 @@ from models.cain_sd.cost import cain_macs_per_pixel, paper_flops
 from models.cain_sd.sd_finder import Window
 from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
 from pipeline.metrics import psnr, ssim
-from pipeline.plan.adaptive import fitted_grid
+from pipeline.plan.adaptive import fitted_grid, frontier, taken
 from pipeline.plan.patches import Patch, blend_weights
 from pipeline.training.clips import Frames, find_videos
 from pipeline.training.evaluation import of_triplets
@@ -215,23 +215,22 @@ class Cut:
 
     def made(self, line: Setting) -> tuple[Tensor, float]:
         """The picture [1,3,H,W] by one line's decisions, and its FLOPs."""
-        costs = torch.tensor(self._network.flops_per_pixel(), dtype=torch.float64)
+        costs = self._network.flops_per_pixel()
         scale, depth = (F.log_softmax(x[0].double(), -1) for x in self._logits)
-        score = scale[:, :, None] + depth[:, None, :] - line.price * costs / costs[0, -1]
-        allowed = torch.ones_like(costs, dtype=torch.bool)
-        if line.scale is not None:
-            allowed &= (torch.tensor(self._network.scales) == line.scale)[:, None]
-        if line.depth is not None:
-            allowed &= torch.arange(1, self._network.depths + 1) == line.depth
-        best = score.masked_fill(~allowed, -torch.inf).flatten(1).argmax(1).tolist()
+        scores = scale[:, :, None] + depth[:, None, :]  # (P, S, D)
+        scales = [i for i, each in enumerate(self._network.scales) if line.scale in (None, each)]
+        exits = [i for i in range(self._network.depths) if line.depth in (None, i + 1)]
+        shares = [[costs[s][e] / costs[0][-1] for e in exits] for s in scales]
+        paths = [frontier(patch, shares) for patch in scores[:, scales][:, :, exits].tolist()]
+        best = [(scales[offer.scale], exits[offer.exit]) for offer in (taken(path, line.price) for path in paths)]
         total, weight = torch.zeros(3, self._tall, self._wide), torch.zeros(self._tall, self._wide)
         flops = float(self._network.finder_flops(self._height, self._width)) if line.decides else 0.0
         for patch, ramp, made, choice in zip(self._patches, self._ramps, self._made, best, strict=True):
-            index, exit_ = divmod(choice, self._network.depths)
+            index, exit_ = choice
             rows, columns = slice(patch.top, patch.top + patch.height), slice(patch.left, patch.left + patch.width)
             total[:, rows, columns] += made[index][exit_] * ramp
             weight[rows, columns] += ramp
-            flops += float(costs[index, exit_]) * patch.height * patch.width
+            flops += costs[index][exit_] * patch.height * patch.width
         picture = (total / weight)[None]
         inside = slice(self._top, self._top + self._height), slice(self._left, self._left + self._width)
         return picture[..., inside[0], inside[1]], flops

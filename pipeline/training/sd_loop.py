@@ -50,7 +50,7 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
             ],
             lr=1.0, betas=recipe.betas,
         )  # fmt: skip
-        self._measured: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        self._measured: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @property
     def phase(self) -> Phase:
@@ -70,6 +70,8 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
         phase, first = self.recipe.phase_at(self.step_count)
         if self.step_count == first and self.average is not None:
             self.network.load_state_dict(self.average.state_dict())
+        if phase.kind != "finder":
+            self._measured.clear()  # of networks that change now
         choose_trained(self.network, phase.kind, self.recipe.adapts)
         for group in self.optimiser.param_groups:
             if group.get("finder"):
@@ -133,11 +135,10 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
         both = by_scale[:, :, None] + by_depth[:, None, :]  # (P, S, D) log probabilities
         chances = both.exp()
         share = self.costs / self.costs[0, -1]
-        resources = self.recipe.resources
         loss = 0.25 * torch.log((chances * errors).sum((1, 2)).mean() + FLOOR)
-        price = resources.price * (chances * share).sum((1, 2)).mean()
+        price = self.phase.price * (chances * share).sum((1, 2)).mean()
         entropy = -(chances * both).sum((1, 2)).mean()
-        return loss + price - resources.temperature * entropy
+        return loss + price - self.phase.temperature * entropy
 
     def of_frame(self, network: CAINSD, batch: SDBatch) -> tuple[Logits, Tensor]:
         """The finder's logits for a whole frame's patches, and the patches' mean squared errors [P,S,D]."""
@@ -148,7 +149,7 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
             Window(p.top, p.left, p.height, p.width)
             for p in fitted_grid(height, width, grid.size, grid.overlap, multiple)
         ]
-        key = (id(network), batch.rank, batch.key)
+        key = (batch.rank, batch.key)
         if key not in self._measured:
             with torch.no_grad():
                 seen = network.finder.seen(batch.frame0, batch.frame1, network.motion)

@@ -78,16 +78,7 @@ class Phase(_Frozen):
     """depth, scale: weight of the mean loss over all exits or scales, beside the drawn one's; 0 as the paper. Above 0
     the choices that training does not draw stay good, for users who ask for more or less quality than it found."""
     frames: Positive = 300
-    """finder: whole frames that it learns from, over and over."""
-
-
-class ResourceRecipe(_Frozen):
-    """The price of arithmetic. A FLOP is half a multiplication, counted for each pixel of a patch (cost.py)."""
-
-    scale_lambda: NonNegative = 5e-9
-    """Loss a FLOP and pixel, for ScaleNet's choice: 5e-9 in the paper, whose full network takes 1.327e6 of them."""
-    depth_lambda: NonNegative = 5e-11
-    """For DepthNet's choice."""
+    """finder: whole frames that it learns from, over and over; finders' phases that follow each other share them."""
     price: NonNegative = 0.05
     """finder: loss (log MSE: 0.0576 a dB) for full depth at full size on the whole frame."""
     temperature: NonNegative = 5e-3
@@ -95,9 +86,20 @@ class ResourceRecipe(_Frozen):
     makes the finder say by how much one is better: a price at run time of 1 is this much loss for full depth."""
 
 
+class ResourceRecipe(_Frozen):
+    """The price of arithmetic where choices are drawn. A FLOP is half a multiplication, for each pixel (cost.py)."""
+
+    scale_lambda: NonNegative = 5e-9
+    """Loss a FLOP and pixel, for ScaleNet's choice: 5e-9 in the paper, whose full network takes 1.327e6 of them."""
+    depth_lambda: NonNegative = 5e-11
+    """For DepthNet's choice."""
+
+
 class FinderRecipe(_Frozen):
     detail: bool = False
     """Both nets see motion, difference, and the detail that making smaller loses; False: one each, as the paper."""
+    anew: bool = False
+    """It starts from nothing even where `initial_weights` bring one."""
 
 
 class GridRecipe(_Frozen):

@@ -14,13 +14,15 @@ from pipeline.training.clips import Clip
 from pipeline.training.sampling import Batch, TripletSampler, flip
 from pipeline.training.sd_recipe import SDRecipe
 
+HELD_OUT = 1 << 20  # keys of held-out frames begin here
+
 
 class SDBatch(NamedTuple):
     frame0: Tensor  # [N,3,H,W] RGB 0..1
     middle: Tensor
     frame1: Tensor
     short_sides: tuple[int, ...]  # of the frames that the triplets were cut from: what the finder's small frames go by
-    key: int  # of whole frames: which of the pool; crops have -1
+    key: int  # of whole frames: which one, unlike any other's; crops have -1
     step: int
     rank: int
 
@@ -38,12 +40,13 @@ class SDSampler:
         self._recipe = recipe
         self._crops = TripletSampler(clips, recipe, held_out=held_out)
         self._multiple = recipe.model.shuffle * max(SCALES)
+        self._first = HELD_OUT if held_out else 0
 
     def batch(self, step: int, rank: int = 0) -> SDBatch:
         """The batch of one process at one optimiser step: always the same."""
         phase, first = self._recipe.phase_at(step)
         if phase.kind == "finder":
-            key = (step - first) % phase.frames
+            key = self._first + (step - first) % phase.frames
             batch, side = self._frames(key, rank)
             return SDBatch(*batch, (side,), key, step, rank)
         batch, sides = self._crops.draw(step, rank)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import weights
 from models.cain_sd import CAIN, CAINSD, CARNM, PWCNet, carn, cost
-from models.cain_sd.adaptive import choose_jointly, is_adaptive
+from models.cain_sd.adaptive import is_adaptive
 from models.cain_sd.block_motion import BlockMotion
 from models.cain_sd.light_sr import LightSizes, LightSR, bicubic
-from models.cain_sd.sd_finder import Logits, SDFinder, Window, lost_detail
+from models.cain_sd.sd_finder import SDFinder, Window, lost_detail
 
 SIZES = {"channels": 16, "rcabs": 1, "groups": 3, "shuffle": 2, "reduction": 4}
 
@@ -118,39 +116,17 @@ def test_the_finder_and_its_motion_cost_less_than_a_hundredth_of_the_compact_net
     assert 0 < network.finder_flops(720, 1280) < full / 100
 
 
-@given(
-    st.lists(st.floats(-20, 20), min_size=3, max_size=3),
-    st.lists(st.floats(-20, 20), min_size=5, max_size=5),
-    st.floats(-200, 200),
-    st.floats(0, 300),
-)
-def test_no_choice_costs_more_at_a_higher_price(
-    scale: list[float], depth: list[float], price: float, more: float
-) -> None:
-    costs = cost.patch_flops_per_pixel(5, {"channels": 32, "rcabs": 2, "shuffle": 2}, LightSizes())
-    logits = Logits(torch.tensor([[scale]]), torch.tensor([[depth]]))
-    spent = []
-    for each in (price, price + more):
-        index, exit_ = choose_jointly(logits, costs, each)[0, 0].tolist()
-        spent.append(costs[index][exit_])
-    assert spent[1] <= spent[0]
-
-
-def test_without_a_price_the_choices_are_the_most_likely_ones() -> None:
-    logits = Logits(
-        torch.tensor([[[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]]), torch.tensor([[[0.0, 4.0, 1.0], [0.0, 1.0, 2.0]]])
-    )
-    assert choose_jointly(logits, [[1, 2, 3], [1, 2, 3], [1, 2, 3]]).tolist() == [[[1, 1], [0, 2]]]
-
-
 @torch.inference_mode()
-def test_a_decision_is_made_for_each_window_and_depends_on_its_own_pair_alone(network: CAINSD) -> None:
+def test_every_window_is_judged_and_by_its_own_pair_alone(network: CAINSD) -> None:
     frame0, frame1 = smooth(96, 128), smooth(96, 128, seed=1)
     windows = [Window(0, 0, 64, 64), Window(32, 64, 64, 64)]
-    alone = network.decide(frame0, frame1, windows)
-    assert alone.shape == (2, 2)
+    alone = network.logits(frame0, frame1, windows)
+    assert alone.scale.shape == (1, 2, 3)
+    assert alone.depth.shape == (1, 2, 3)
+    assert not torch.equal(alone.scale[:, 0], alone.scale[:, 1])
     others = [torch.cat([x, smooth(96, 128, seed=5)]) for x in (frame0, frame1)]
-    assert torch.equal(network.choose(network.logits(*others, windows))[0], alone)
+    for one, two in zip(network.logits(*others, windows), alone, strict=True):
+        torch.testing.assert_close(one[:1], two)
 
 
 @pytest.mark.parametrize("speed", [(0, 0), (4, -8), (10, 3)])
@@ -180,11 +156,12 @@ def test_still_detail_is_not_lost_and_moving_detail_is() -> None:
 
 
 @torch.inference_mode()
-def test_a_finder_that_sees_detail_decides_on_frames_of_any_size() -> None:
+def test_a_finder_that_sees_detail_judges_frames_of_any_size() -> None:
     torch.manual_seed(0)
     network = CAINSD(CAIN(**SIZES), LightSR(LightSizes(16)), SDFinder(3, 3, detail=True)).eval()
     for size in ((33, 47), (250, 301)):
-        assert network.decide(smooth(*size), smooth(*size, seed=1), [Window(0, 0, *size)]).shape == (1, 2)
+        found = network.logits(smooth(*size), smooth(*size, seed=1), [Window(0, 0, *size)])
+        assert found.scale.shape == found.depth.shape == (1, 1, 3)
     again = CAINSD.from_tensors(network.to_tensors())
     assert again.finder.detail
     assert again.finder_flops(720, 1280) > small().finder_flops(720, 1280)

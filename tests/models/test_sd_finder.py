@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +16,6 @@ from models.cain_sd.sd_finder import (
     Logits,
     SDFinder,
     Window,
-    choose,
     mean_over,
     motion_magnitude,
     resource_loss,
@@ -160,26 +157,6 @@ def test_extreme_logits_stay_finite() -> None:
     draw.sum().backward()
     assert torch.isfinite(draw).all()
     assert torch.isfinite(logits.grad).all()
-
-
-# The price
-
-
-def test_without_a_price_the_largest_logit_wins() -> None:
-    logits = torch.tensor([[0.1, 0.5, 0.2], [3.0, 1.0, 2.0]])
-    assert choose(logits, [5.0, 3.0, 1.0]).tolist() == [1, 0]
-
-
-@given(st.lists(st.lists(st.floats(-5, 5), min_size=5, max_size=5), min_size=1, max_size=8))
-def test_a_higher_price_never_costs_more_and_its_ends_are_the_cheapest_and_dearest(rows: list[list[float]]) -> None:
-    logits = torch.tensor(rows, dtype=torch.float64)
-    cost = [1.0, 2.0, 3.0, 4.0, 5.0]
-    spent = [
-        torch.tensor(cost)[choose(logits, cost, price)] for price in (-100.0, -2.0, -0.5, 0.0, 0.3, 1.0, 7.0, 100.0)
-    ]
-    assert all((more >= less).all() for more, less in pairwise(spent))
-    assert (spent[0] == 5).all()
-    assert (spent[-1] == 1).all()
 
 
 # What it costs

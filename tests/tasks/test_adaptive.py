@@ -23,7 +23,7 @@ from pipeline.config import AdaptivePatchConfig, InterpolateConfig
 from pipeline.errors import ConfigError
 from pipeline.plan.adaptive import STATIC, Choice
 from pipeline.plan.patches import Patch
-from pipeline.tasks.adaptive import AdaptiveAnyTime, AdaptiveMidpoints, PatchModel, Wanted, most_flops
+from pipeline.tasks.adaptive import AdaptiveMidpoints, PatchModel, Wanted, most_flops
 from pipeline.tasks.adaptive_cain import CainBackbone
 from pipeline.tasks.interpolate_model import build, load_weights
 from pipeline.tasks.interpolators import MidpointModel, Pair
@@ -101,12 +101,8 @@ def frames(count: int, size: tuple[int, int] = (150, 202), seed: int = 5) -> lis
 def test_patches_cover_a_frame_of_any_size_and_blend_without_a_trace(size: tuple[int, int]) -> None:
     left, right = frames(2, size)
     t = Fraction(1, 3)
-    (((picture, place, decisions),),) = AdaptiveAnyTime(Average(), settings(), "cpu", "fp32").between(
-        [Pair(left, right, [t])]
-    )
-    assert place == t
+    ((picture, decisions),) = PatchModel(Average(), settings(), "cpu", "fp32").make([Wanted(left, right, t)])
     assert torch.allclose(picture, torch.lerp(left, right, 1 / 3), atol=1e-6)
-    assert decisions is not None
     assert len(decisions.patches) == len(decisions.choices)
     seen = torch.zeros(size)
     for patch in decisions.patches:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from models import weights
 from models.cain_sd import CAINSD, PWCNet
 from pipeline import config
+from pipeline.plan.adaptive import frontier, taken
 from pipeline.training.clips import Clip, load_clips
 from pipeline.training.export import save_weights
 from pipeline.training.kinds import KINDS, recipe_type
@@ -120,8 +121,8 @@ def test_a_high_price_of_arithmetic_makes_the_finder_choose_cheaper(clips: list[
     """The same data and draws at two prices: expected FLOPs after the finder's phase differ the right way."""
     shares = []
     for price in (0.0, 10.0):
-        phases = [{"kind": "finder", "steps": 40, "frames": 2, "learning_rate": 1e-2}]
-        trainer = SDTrainer(recipe(phases=phases, resources={"price": price}, average_decay=0.0))
+        phases = [{"kind": "finder", "steps": 40, "frames": 2, "learning_rate": 1e-2, "price": price}]
+        trainer = SDTrainer(recipe(phases=phases, average_decay=0.0))
         train(trainer, clips, 40)
         batch = SDSampler(clips, trainer.recipe).batch(0)
         logits, _ = trainer.of_frame(trainer.network, batch)
@@ -148,8 +149,11 @@ def test_what_is_not_adapted_is_pinned_and_never_chosen(clips: list[Clip]) -> No
     network = trainer.result
     batch = SDSampler(clips, trainer.recipe).batch(0)
     logits, _ = trainer.of_frame(network, batch)
+    costs, patches = network.flops_per_pixel(), logits.depth.shape[1]
+    score = logits.scale[0].log_softmax(-1)[:, :, None] + logits.depth[0].log_softmax(-1)[:, None, :]
     for price in (0.0, 30.0):
-        assert (network.choose(logits, price)[..., 1] == network.depths - 1).all()
+        depths = {taken(frontier(score[i].tolist(), costs), price / costs[0][-1]).exit for i in range(patches)}
+        assert depths == {network.depths - 1}
     bias = network.finder.depth_net.conv3.bias
     assert bias is not None
     assert bias.tolist() == [0.0, PINNED]
@@ -165,6 +169,31 @@ def test_the_exported_file_is_the_averaged_network(clips: list[Clip], tmp_path: 
     assert not changed({k: v.half().float() for k, v in parts(trainer.result).items()}, parts(again))
     start = SDTrainer(recipe(initial_weights=str(path)))
     assert not changed(parts(again), parts(start.network))
+
+
+def test_held_out_frames_are_measured_apart_from_those_that_are_learned_from(clips: list[Clip]) -> None:
+    phases = [{"kind": "finder", "steps": 8, "frames": 4, "learning_rate": 1e-3}]
+    trainer = SDTrainer(recipe(phases=phases, data={"held_out": 0.5}))
+    taught, kept = (SDSampler(clips, trainer.recipe, held_out=held_out) for held_out in (False, True))
+    for index in range(4):
+        trainer.step(taught.batch(index))
+    fresh = SDTrainer(recipe(phases=phases, data={"held_out": 0.5}))
+    fresh.load_state_dict(trainer.state_dict())
+    assert trainer.measure(kept) == fresh.measure(kept)
+
+
+def test_a_finder_starts_from_the_one_at_hand_or_anew(clips: list[Clip], tmp_path: Path) -> None:
+    first = SDTrainer(recipe())
+    train(first, clips, 13)
+    path = tmp_path / "weights.safetensors"
+    save_weights(first.network, path, {})
+    shipped = parts(CAINSD.from_tensors(weights.load(path).tensors))
+    again, anew = (
+        parts(SDTrainer(recipe(initial_weights=str(path), finder={"anew": value})).network) for value in (False, True)
+    )
+    assert not changed(shipped, again)
+    assert changed(shipped, anew) == {"finder.depth_net", "finder.scale_net"}
+    assert anew["finder.scale_net.conv3.bias"].eq(0).all()
 
 
 def test_a_finder_that_is_to_see_detail_starts_anew_on_trained_networks(clips: list[Clip], tmp_path: Path) -> None:
