@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 import pytest
 
-from pipeline import stores
 from pipeline.config import RetryConfig
 from pipeline.errors import (
     AccessDenied,
@@ -27,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.faults import redact, scrub
 from pipeline.storage import Storage, ordered
-from pipeline.stores import FsspecStore
+from pipeline.stores import FsspecStore, local
 from tests.conftest import S3Env
 from tests.s3 import SECRET_KEY, FaultProxy
 
@@ -118,7 +117,7 @@ def test_of_many_racing_creators_exactly_one_wins(prefix: str) -> None:
 def test_files_travel_both_ways_in_parts_and_appear_whole(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.stores.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("pipeline.stores.s3.PART_SIZE", 5 << 20)
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(BYTES * 8)
     storage = Storage(QUICK)
@@ -167,14 +166,14 @@ def test_what_a_killed_writer_left_half_written_is_swept_and_what_a_living_one_w
     started, go_on = multiprocessing.get_context("fork").Event(), multiprocessing.get_context("fork").Event()
 
     def write() -> None:
-        sync = stores._sync
+        sync = local._sync
 
         def wait(file: BinaryIO) -> None:
             started.set()
             assert go_on.wait(60)
             sync(file)
 
-        stores._sync = wait
+        local._sync = wait
         storage.put_if_absent(str(tmp_path / "deep" / "object"), b"whole")
 
     for killed in (False, True):
@@ -216,7 +215,7 @@ def test_every_object_arrives_under_a_fault_in_five_requests(s3_env: S3Env, faul
 
 
 def test_parts_survive_faults_one_by_one(s3_env: S3Env, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stores.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("pipeline.stores.s3.PART_SIZE", 5 << 20)
     (tmp_path / "big").write_bytes(BYTES * 20)
     proxy = s3_env.proxy(every={"503": 5, "reset": 7, "lost_ack": 6, "truncate": 6})
     storage = Storage(QUICK)
