@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,12 @@ from pipeline.media.frame import Frame, PixelFormat
 from pipeline.media.probe import probe
 from pipeline.plan.clips import plan_clips
 from pipeline.plan.discover import discover
+from pipeline.plan.grid import make_grid
 from pipeline.run import allocator
 from pipeline.storage import Storage
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.interpolators import Pair
+from pipeline.tasks.intervals import intervals
 from pipeline.types import ClipRef, VideoInfo, VideoRef
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,9 +173,11 @@ def _bare_loop(source: str, settings: Sequence[str], threads: int, seconds: floa
     _, info, clip = _open(source, config)
     count = len(info.pts) - 1
     taken = {number * count // PAIRS for number in range(PAIRS)}
+    grid = make_grid(config.target, info.time_base, info.pts[0])
     with open(source, "rb") as file:
-        frames = enumerate(pairwise(decode_clip(file, clip, config.decode)))
-        pairs = [pair for index, pair in frames if index in taken]
+        own = intervals(decode_clip(file, clip, config.decode), clip, grid, config.cuts, config.duplicates)
+        # Not those across cuts, which the job holds.
+        pairs = [(each.left, each.right) for index, each in enumerate(own) if index in taken and each.right is not None]
 
     def run(number: int) -> float:
         # Steps of 0.618: however soon the time is over, the pairs came from everywhere.
