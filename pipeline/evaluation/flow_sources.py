@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
 from pipeline.evaluation.flow_layouts import Pair
 from pipeline.media.still import read_still
 from pipeline.records import read_flow
+from pipeline.records.flow import Directions
 from pipeline.records.flow_codec import Floats
 from pipeline.records.flow_files import read_flow_image
 
@@ -54,7 +55,7 @@ def from_run(output: str) -> Source:
     """Records of the pairs' first frames, in the videos whose names without suffix are the pairs' sequences."""
     videos = {
         PurePosixPath(record.video_uri.rpartition("#")[2]).stem: record.video_id
-        for record in read_flow(output, frames=0)
+        for record in read_flow(output, frames=0, directions="forward")
     }
 
     def flow(pair: Pair) -> Floats:
@@ -62,10 +63,10 @@ def from_run(output: str) -> Source:
             raise InputNotFound(
                 f"{output}: no video named {pair.sequence} among {sorted(videos)[:5]}; make one of its pictures"
             )
-        record = next(iter(read_flow(output, videos[pair.sequence], pair.index)))
+        direction: Directions = "backward" if pair.backward else "forward"
+        record = next(iter(read_flow(output, videos[pair.sequence], pair.index, directions=direction)))
         found = record.flow_backward if pair.backward else record.flow_forward
         if found is None:
-            direction = "backward" if pair.backward else "forward"
             raise InputNotFound(f"{output}: frame {pair.index} of {pair.sequence} has no {direction} flow; store both")
         return found
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,35 +23,58 @@ from pipeline.records.flow_schema import (
 from pipeline.records.reading import SUFFIX, Frames, RecordKind, read_record_file, read_records
 from pipeline.storage import Storage
 
-__all__ = ["SUFFIX", "Frames", "read_flow", "read_flow_file"]
+__all__ = ["SUFFIX", "Directions", "Frames", "read_flow", "read_flow_file"]
+
+Directions = Literal["both", "forward", "backward"]
 
 
 def read_flow(
-    output: str, video: str | None = None, frames: Frames = None, *, storage: Storage | None = None
+    output: str,
+    video: str | None = None,
+    frames: Frames = None,
+    *,
+    directions: Directions = "both",
+    storage: Storage | None = None,
 ) -> Iterator[FlowRecord]:
     """The flow records of a run, by video, in the order of frames.
 
-    output    the run's output prefix: a folder or any fsspec URL
-    video     its name below the input, its URI (`…/a.tar#member` for one in a shard), or its video_id; None: all
-    frames    frame indices of the video, from 0: one, or several (long stretches best as a range); None: all. They
-              come in ascending order, once each
+    output      the run's output prefix: a folder or any fsspec URL
+    video       its name below the input, its URI (`…/a.tar#member` for one in a shard), or its video_id; None: all
+    frames      frame indices of the video, from 0: one, or several (long stretches best as a range); None: all. They
+                come in ascending order, once each
+    directions  which fields are fetched and decoded: flow, validity and confidence of the other direction are None,
+                at half the bytes and half the time. A record's `direction` still says what is stored
     Raises InputNotFound where there is no run of the flow task, or no such video, or it failed, and, after those that
     are there, for frames that the video asked for does not have; RecordDamaged for bytes that are not what was written.
     """
-    return read_records(_KIND, output, video, frames, storage)
+    return read_records(_kind(directions), output, video, frames, storage)
 
 
 def read_flow_file(
-    source: str, video: str | None = None, frames: Frames = None, *, storage: Storage | None = None
+    source: str,
+    video: str | None = None,
+    frames: Frames = None,
+    *,
+    directions: Directions = "both",
+    storage: Storage | None = None,
 ) -> Iterator[FlowRecord]:
     """The flow records of one Parquet file (a path or fsspec URL), whether or not a commit names it.
 
-    `video` is a video_id, for a file that holds several; `frames` and errors as for `read_flow`.
+    `video` is a video_id, for a file that holds several; `frames`, `directions` and errors as for `read_flow`.
     """
-    return read_record_file(_KIND, source, video, frames, storage)
+    return read_record_file(_kind(directions), source, video, frames, storage)
 
 
-def _record(row: dict[str, Any], table: pa.Table, place: int) -> FlowRecord:
+def _kind(directions: str) -> RecordKind[FlowRecord]:
+    if directions not in get_args(Directions):
+        raise ValueError(f"directions={directions!r}: one of {', '.join(get_args(Directions))}")
+    if directions == "both":
+        return _KIND
+    left_out = frozenset(name for name in FIELD_COLUMNS if not name.endswith(f"_{directions}"))
+    return replace(_KIND, left_out=left_out, make=partial(_record, left_out=left_out))
+
+
+def _record(row: dict[str, Any], table: pa.Table, place: int, left_out: frozenset[str] = frozenset()) -> FlowRecord:
     shape = (row["stored_height"], row["stored_width"])
     fields: dict[str, Any] = {}
     for names, read, kind, full in (
@@ -58,8 +83,8 @@ def _record(row: dict[str, Any], table: pa.Table, place: int) -> FlowRecord:
         (CONFIDENCE_COLUMNS, codecs.decode_confidence, np.float32, shape),
     ):
         for name in names:
-            value = table.column(name)[place]
-            if not value.is_valid:
+            value = None if name in left_out else table.column(name)[place]
+            if value is None or not value.is_valid:
                 fields[name] = None
             elif row["codec"] == "none":
                 plain = value.values.to_numpy(zero_copy_only=False)

@@ -81,9 +81,10 @@ class FlowRecord(FrameIdentity):
     previous_pts: int | None
     next_pts: int | None
     direction: str
-    """Which flows the row holds: "both", "forward", "backward" or "none"."""
+    """Which flows the row holds, read or not: "both", "forward", "backward" or "none"."""
     flow_forward: Floats | None
-    """float32 [2,H,W] px, x right, y down: pixel p of this frame is at p + flow in the next frame."""
+    """float32 [2,H,W] px, x right, y down: pixel p of this frame is at p + flow in the next frame. None where there is
+    no next frame, or it was not stored, or not asked for."""
     flow_backward: Floats | None
     """float32 [2,H,W] px, to the previous frame."""
     validity_forward: Bools | None

@@ -50,6 +50,8 @@ class RecordKind(Generic[R]):
     make: Callable[[dict[str, Any], pa.Table, int], R]
     """(row without the large columns, the row's table, its place in it) -> record. Raises ValueError or RecordDamaged
     for what does not fit."""
+    left_out: frozenset[str] = frozenset()
+    """Large columns that are not asked for: their bytes are not fetched, and `make` does not find them."""
 
 
 def read_records(
@@ -258,7 +260,7 @@ class _OpenFile(Generic[R]):
     def _opened(self, uri: str) -> pq.ParquetFile:
         if self._parquet is None or uri != self._uri:
             self.close()
-            self._file = self._storage.open(uri)
+            self._file = self._storage.open(uri, block=1)  # pyarrow asks for whole column chunks, and needs no more
             with damage_as(lambda said: RecordDamaged(f"{redact(uri)}: not a Parquet file ({said}); restore it")):
                 self._parquet = pq.ParquetFile(self._file, pre_buffer=True)
                 schema = self._parquet.schema_arrow
@@ -282,7 +284,9 @@ class _OpenFile(Generic[R]):
 
     def _group(self, uri: str, group: int) -> pa.Table:
         if self._table is None or self._place != group:
-            self._table = self._opened(uri).read_row_group(group)
+            file = self._opened(uri)
+            columns = [name for name in file.schema_arrow.names if name not in self._kind.left_out]
+            self._table = file.read_row_group(group, columns if self._kind.left_out else None)
             self._place = group
         return self._table
 

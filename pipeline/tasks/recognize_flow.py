@@ -15,7 +15,7 @@ from models.dff.chain import Field, cells_of, field_of, followed, places_a_cell
 from pipeline.errors import ConfigError, InputNotFound, RecordDamaged, UnsupportedVideo
 from pipeline.layout import Layout
 from pipeline.plan.key_frames import Carried
-from pipeline.records.flow import read_flow
+from pipeline.records.flow import Directions, read_flow
 from pipeline.records.flow_schema import FlowRecord
 from pipeline.storage import Storage, redact
 from pipeline.types import VideoRef
@@ -64,12 +64,16 @@ class RecordedFlow:
                 if key is not None:
                     needed.update(path_of(carried, key))
         self._fields = {step: field for step, field in self._fields.items() if step in needed}
-        frames = sorted({frame for frame, way in needed if (frame, way) not in self._fields})
+        missing = needed - self._fields.keys()
+        frames, ways = sorted({frame for frame, _ in missing}), {way for _, way in missing}
         if not frames:
             return
+        directions: Directions = "both" if len(ways) == 2 else "forward" if ways == {1} else "backward"
         try:
-            for record in read_flow(self._output, self._video.video_id, frames, storage=self._storage):
-                self._keep(record, needed, pts, device)
+            for record in read_flow(
+                self._output, self._video.video_id, frames, directions=directions, storage=self._storage
+            ):
+                self._keep(record, missing, pts, device)
         except (InputNotFound, RecordDamaged) as error:
             raise UnsupportedVideo(
                 f"{self._video}: flow: records needs its flow of frames {frames[0]} to {frames[-1]} ({error}); run "
@@ -77,7 +81,7 @@ class RecordedFlow:
                 stage=STAGE,
             ) from error
 
-    def _keep(self, record: FlowRecord, needed: set[Step], pts: Mapping[int, int], device: str) -> None:
+    def _keep(self, record: FlowRecord, missing: set[Step], pts: Mapping[int, int], device: str) -> None:
         frame = record.frame_index
         if record.pts != pts[frame]:
             raise UnsupportedVideo(
@@ -88,13 +92,13 @@ class RecordedFlow:
         for way, flow, valid in (
             (1, record.flow_forward, record.validity_forward), (-1, record.flow_backward, record.validity_backward),
         ):  # fmt: skip
-            if (frame, way) not in needed:
+            if (frame, way) not in missing:
                 continue
             if flow is None:
                 side = "forward" if way > 0 else "backward"
                 raise UnsupportedVideo(
                     f"{self._video}: the flow record of frame {frame} has no {side} flow (it holds "
-                    f"{record.direction}); make it with direction=both and the same cuts.* as here",
+                    f"{record.direction}); make it with directions=both and the same cuts.* as here",
                     stage=STAGE,
                 )
             self._fields[frame, way] = field_of(
