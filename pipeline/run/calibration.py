@@ -55,6 +55,9 @@ class Calibration:
     pixels: int = 0
     """Of all output frames (records): rows x width x height."""
     flops: int = 0
+    """As the plan counts them: at most."""
+    spent_flops: int = 0
+    """Of an adaptive model; 0 of others."""
     output_bytes: int = 0
     model_s: float = 0.0
     decode_s: float = 0.0
@@ -71,6 +74,10 @@ class Calibration:
         rest = max(0.0, self.actor_s - self.model_s) / self.pixels
         each = self.model_s / self.flops * flops if self.flops else self.model_s / self.pixels * pixels
         return Hours(each / 3600, (each + rest * pixels) / 3600)
+
+    def flops_of(self, most: int) -> int | None:
+        """What is to be expected where the plan says at most so much. None where no adaptive model was measured."""
+        return round(self.spent_flops / self.flops * most) if self.flops and self.spent_flops else None
 
     def bytes_of(self, pixels: int) -> int | None:
         return round(self.output_bytes / self.pixels * pixels) if self.pixels and self.output_bytes else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -89,8 +90,9 @@ class _Plan:
         clips = -(-frames // task.config.clip.frames)
         # Clips that are committed need no model any more.
         left = max(0.0, 1 - clips_done / clips)
-        flops, pixels = round(flops * left), round(rows * info.width * info.height * left)
-        size = self._bytes(rows * info.width * info.height) or task.output_bytes(info, video.size)
+        area = rows * info.width * info.height
+        flops, pixels = round(flops * left), round(area * left)
+        size = self._of_this_configuration(lambda found: found.bytes_of(area)) or task.output_bytes(info, video.size)
         hours = self.hours(flops, pixels)
         model, actor = (hours.model, hours.actor) if hours else (None, None)
         totals.videos += 1
@@ -128,20 +130,23 @@ class _Plan:
     def hours(self, flops: int, pixels: int) -> Hours | None:
         return self.measured[0].hours(flops, pixels) if self.measured else None
 
-    def _bytes(self, pixels: int) -> int | None:
-        """As measured, where the same configuration was; else the task's own estimate counts."""
+    def _of_this_configuration(self, value: Callable[[Calibration], int | None]) -> int | None:
+        """What only a measurement of the same configuration can tell."""
         if self.measured is None or self.measured[0].configuration != self._configuration:
             return None
-        return self.measured[0].bytes_of(pixels)
+        return value(self.measured[0])
 
     def close(self) -> dict[str, Any]:
         """Prints the totals; the whole as JSON values."""
         totals = self.totals
         hours = self.hours(totals.flops, totals.pixels)
+        expected = self._of_this_configuration(lambda found: found.flops_of(totals.flops))
         print(
             f"plan     {totals.videos} videos, {totals.footage_s / 3600:.3f} hours, {totals.frames} frames in, "
             f"{totals.clips} clips, {totals.rows} out, about {totals.output_bytes / 1e6:.1f} MB, "
-            f"{totals.flops / 1e12:.2f} TFLOP; {totals.done_before} videos done before"
+            f"{totals.flops / 1e12:.2f} TFLOP at most"
+            + (f", {expected / 1e12:.2f} going by what earlier runs spent" if expected else "")
+            + f"; {totals.done_before} videos done before"
             + (f" and {totals.clips_done} clips of others" if totals.clips_done else "")
             + f", {totals.refused} would be quarantined",
             file=self.out,
@@ -158,6 +163,7 @@ class _Plan:
                 "actor_hours": _rounded(hours.actor),
                 "gpu_hours" if found.gpus else "cpu_hours": _rounded(hours.actor * each),
                 "wall_hours": _rounded(hours.actor / found.actors),
+                "flops": expected or totals.flops,
                 "actors": found.actors,
                 "from": where,
                 "calibration": asdict(found),

@@ -52,6 +52,7 @@ class Times:
     """From the last frame that the model made to the commit."""
     work: float = 0.0
     bare: tuple[float, float] = (0.0, 0.0)
+    spent_flops: int = 0
     """As ClipOutput has them."""
 
 

@@ -149,7 +149,9 @@ class ClipWorker:
             retries=context.storage.retries - retries_before,
             peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             tries=failure.attempts if failure else number,
-            times=Times(self._name, self._born, self._ready, began, *pace.ended(), work=output.work, bare=output.bare),
+            times=Times(
+                self._name, self._born, self._ready, began, *pace.ended(), output.work, output.bare, output.spent_flops
+            ),
         )
         self._metrics.clip(receipt)
         return receipt

@@ -97,6 +97,8 @@ class PatchModel(Generic[S]):
         self._batch = config.batch if device.startswith("cuda") else 1
         self._price = plan.price_of(config.quality)
         self._grid: tuple[tuple[int, int], Grid] | None = None
+        self.spent = 0
+        """FLOPs of all pictures so far."""
 
     @torch.inference_mode()
     def make(self, wanted: Sequence[Wanted]) -> list[tuple[Tensor, FrameDecisions]]:
@@ -104,6 +106,7 @@ class PatchModel(Generic[S]):
         made: list[tuple[Tensor, FrameDecisions]] = []
         for start in range(0, len(wanted), self._batch):
             made += self._together(wanted[start : start + self._batch])
+        self.spent += sum(decisions.flops for _, decisions in made)
         return made
 
     def _together(self, wanted: Sequence[Wanted]) -> list[tuple[Tensor, FrameDecisions]]:
@@ -225,6 +228,10 @@ class AdaptiveMidpoints(Recursion, Generic[S]):
     def __init__(self, backbone: Backbone[S], config: InterpolateConfig, device: str, precision: str) -> None:
         super().__init__(config, device)
         self._model = PatchModel(backbone, config, device, precision)
+
+    @property
+    def spent(self) -> int:
+        return self._model.spent
 
     def _middles(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, FrameDecisions | None]]:
         return self._model.make([Wanted(left, right, Fraction(1, 2)) for left, right in ends])

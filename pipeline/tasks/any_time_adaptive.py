@@ -37,11 +37,14 @@ class AdaptiveAnyTimeModel(AnyTimeModel):
         self._adaptive = network
         self._price = price_of(config.quality)
         self._tolerance = config.adaptive_patch.static / 255
+        self.spent = 0
+        """FLOPs of all pictures so far."""
 
     @torch.inference_mode()
     def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         made = [[self._one(pair, t) for t in pair.places] for pair in pairs]
         self._forget(pairs)
+        self.spent += sum(one.decisions.flops for pictures in made for one in pictures if one.decisions)
         return made
 
     def _one(self, pair: Pair, t: Fraction) -> Made:

@@ -38,6 +38,8 @@ class ClipOutput:
     """What the model had to do, in a unit of the task's own (FLOPs, pixels made): compared with `bare` only."""
     bare: tuple[float, float] = (0.0, 0.0)
     """(work, seconds) of the pictures that the model made undisturbed: stages.Bare; nothing where none was timed."""
+    spent_flops: int = 0
+    """Of an adaptive model, whose needs `Task.flops` can only bound; 0 of others."""
 
 
 @dataclass(frozen=True, slots=True)

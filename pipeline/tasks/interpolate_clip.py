@@ -57,6 +57,7 @@ class InterpolateProcessor:
         check = SelfCheck(config.self_check, clip, config.cuts, info.colour, self._device)
         error: CorruptVideo | None = None
         self._bare.begin()
+        spent = self._spent()
         started = time.perf_counter()
         decoder = Ahead(decode_clip(source, clip, config.decode), config.decode.queue_frames, "decode")
         encoder: SegmentEncoder | None = None
@@ -104,7 +105,7 @@ class InterpolateProcessor:
             seconds["self_check"] = check.seconds
             extra["self_check"] = check.as_extra()
         if encoder is None or encoder.stats is None:
-            return ClipOutput(None, 0, extra, seconds, error, picture.work, self._bare.result())
+            return ClipOutput(None, 0, extra, seconds, error, picture.work, self._bare.result(), self._spent() - spent)
         stats = encoder.stats
         # A good prefix ends with its last good frame, shown as long as the source would have shown it at least.
         end = grid.end(clip.end_pts, stats.last_pts) if error is None else stats.last_pts + picture.step
@@ -118,7 +119,13 @@ class InterpolateProcessor:
         if noted(config, self.adaptive):
             extra["adaptive"] = self.adaptive
             extra["decisions"] = pack(picture.rows, self.model, self.weights_sha256)
-        return ClipOutput(path, picture.frames, extra, seconds, error, picture.work, self._bare.result())
+        return ClipOutput(
+            path, picture.frames, extra, seconds, error, picture.work, self._bare.result(), self._spent() - spent
+        )
+
+    def _spent(self) -> int:
+        """FLOPs of an adaptive model so far, on pictures that only others come from and on known frames too."""
+        return int(getattr(self.interpolator, "spent", 0))
 
 
 class _Pictures:

@@ -69,6 +69,16 @@ def test_a_run_measures_its_first_clips(tmp_path: Path) -> None:
     assert hours.model == pytest.approx(20 / 3600, rel=1e-6)
     assert hours.actor == pytest.approx(40 / 3600, rel=1e-6)
     assert found.bytes_of(200 * 320 * 240) == 4000
+    assert found.flops_of(10**9) is None, "what is not adaptive needs what the plan says"
+
+
+def test_what_an_adaptive_model_spent_is_kept_as_a_share_of_the_most() -> None:
+    task = task_of("cain-sd-compact")
+    measuring, clip = Calibrator(task, PLACEMENT), task.flops(INFO) / 4
+    for share in (0.5, 0.7):
+        times = Times("a", 0, 0, 0, 10, spent_flops=round(share * clip))
+        measuring.add(replace(receipt(), times=times))
+    assert measuring.found.flops_of(10**9) == pytest.approx(6 * 10**8, rel=1e-6)
 
 
 def test_what_is_not_new_or_not_whole_is_not_measured() -> None:

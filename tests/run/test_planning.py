@@ -107,6 +107,21 @@ def test_hours_and_bytes_come_from_a_calibration(folder: Path, capsys: pytest.Ca
     assert other["totals"]["output_bytes"] != 68 * 2000, "another configuration's files have other sizes"
 
 
+def test_what_an_adaptive_model_spent_before_says_what_it_will_spend(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = task_of("model=cain-sd-compact")
+    calibrate(task, flops=4 * 10**12, spent_flops=10**12)
+    document = planned(task, folder)
+    most = document["totals"]["flops"]
+    assert document["estimate"]["flops"] == pytest.approx(most / 4, abs=1)
+    text = capsys.readouterr().out
+    assert f"{most / 1e12:.2f} TFLOP at most, {most / 4e12:.2f} going by what earlier runs spent;" in text
+    other = planned(task_of("model=cain-sd-compact", "quality=0.1"), folder)
+    assert other["estimate"]["flops"] == other["totals"]["flops"], "another quality spends other shares"
+    assert "going by" not in capsys.readouterr().out
+
+
 def test_clips_that_are_committed_need_no_model_any_more(folder: Path) -> None:
     task = task_of("clip.frames=10")
     calibrate(task)

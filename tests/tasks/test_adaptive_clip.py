@@ -77,3 +77,15 @@ def test_what_steers_decisions_is_in_the_fingerprint_and_in_the_plan(weights: st
         "patches overlap, so that at most a little more than full depth is spent"
     )
     assert bounded <= 0.61 * full
+
+
+def test_what_a_clip_spent_counts_pictures_that_are_only_passed_through(weights: str, tmp_path: Path) -> None:
+    """Thirds lie near 3/8 and 5/8: two pictures are kept of the five that are made, at quality 1 each for the most."""
+    data = make_video(frames=4, size=(144, 96))
+    task = task_of(weights, "target.factor=3", "quality=1", "clip.frames=2", "max_t_error=1/16")
+    info = probed(data, task)[1]
+    outputs = process(task, data, tmp_path)
+    assert sum(output.spent_flops for output in outputs) == task.flops(info)
+    assert sum(output.work for output in outputs) < task.flops(info)
+    plain = process(task_of(weights, "adaptive=false"), data, tmp_path / "plain")
+    assert {output.spent_flops for output in plain} == {0}
