@@ -66,7 +66,7 @@ def _adaptive(
     video: Path, settings: list[str], sizes: list[str], each: int, rounds: int, device: str, output: Path | None
 ) -> int:
     from pipeline import benchmark, benchmark_adaptive, benchmark_flow
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def measure() -> int:
         wanted = [size for text in sizes if (size := benchmark_flow.size_of(text)) is not None]
@@ -76,7 +76,7 @@ def _adaptive(
             output.write_text(benchmark.as_json(results))
         return 0
 
-    return driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True))
+    return exits.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True))
 
 
 @app.command()
@@ -95,7 +95,7 @@ def flow(
 ) -> None:
     """Upstream's way of evaluating, our streaming and the whole job: frames a second, arithmetic and peak memory."""
     from pipeline import benchmark, benchmark_flow
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def measure() -> int:
         result = benchmark_flow.speed(
@@ -107,7 +107,7 @@ def flow(
             output.write_text(benchmark.as_json([result]))
         return 0
 
-    sys.exit(driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -129,7 +129,7 @@ def recognize(
     from fractions import Fraction
 
     from pipeline import benchmark, benchmark_flow, benchmark_recognize
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def measure() -> int:
         results = benchmark_recognize.speed(
@@ -142,7 +142,7 @@ def recognize(
             output.write_text(benchmark.as_json(results))
         return 0
 
-    sys.exit(driver.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(measure, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()

@@ -47,7 +47,7 @@ def execute(
         # A cluster started here is bound to loopback: Ray reads this once, when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     from pipeline.errors import UsageError
-    from pipeline.run import driver, planning
+    from pipeline.run import driver, exits, planning
 
     def job() -> int:
         planned = plan or plan_json is not None
@@ -58,4 +58,4 @@ def execute(
             return planning.show(task, source, output, planning.Ask(plan_json, measure))
         return driver.run(task, source, output, driver.Options(retry_quarantined, overwrite))
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))

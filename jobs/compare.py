@@ -38,7 +38,7 @@ def main(
     import json
 
     from pipeline.comparison import telling, verdict
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def job() -> int:
         thresholds = [verdict.threshold(text, above=True) for text in fail_above or ()]
@@ -55,7 +55,7 @@ def main(
             json_.write_text(text + "\n", encoding="utf-8")
         return EXIT_BEYOND if reasons else 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def interpolate(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """Frames (i, i+2) of each clip give i+1, for i = 0, 10, 20, … inside a shot: PSNR and SSIM beside the average's."""
-    from pipeline.run import driver
+    from pipeline.run import exits
     from pipeline.training import evaluation
 
     def job() -> int:
@@ -51,7 +51,7 @@ def interpolate(
             evaluation.write_json(json_, scores, weights)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -68,7 +68,7 @@ def sd_table(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """PSNR, SSIM and FLOPs as in the paper: full depth, exits, scales, CAIN-S, -D and -SD, by price and patch size."""
-    from pipeline.run import driver
+    from pipeline.run import exits
     from pipeline.training import sd_evaluation as evaluation
 
     def job() -> int:
@@ -78,7 +78,7 @@ def sd_table(
             evaluation.write_json(json_, rows, by_clip, weights)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -92,7 +92,7 @@ def rife_table(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """PSNR, FLOPs and time of RIFE's four blocks, of three, and of an exit for each patch at several qualities."""
-    from pipeline.run import driver
+    from pipeline.run import exits
     from pipeline.training import rife_finder_evaluation as evaluation
 
     def job() -> int:
@@ -102,7 +102,7 @@ def rife_table(
             evaluation.write_json(json_, rows)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -121,7 +121,7 @@ def flow(
     """End-point error, 1px, Fl-all and WAUC of flows against the truth, by magnitude of motion."""
     from pipeline.evaluation import flow as evaluation
     from pipeline.evaluation import flow_layouts, flow_sources
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def job() -> int:
         pairs = flow_layouts.find_pairs(gt, layout, render)
@@ -132,7 +132,7 @@ def flow(
             evaluation.write_json(json_, rows, pred)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -149,7 +149,7 @@ def recognize(
     from pipeline.errors import UsageError
     from pipeline.evaluation import recognition as evaluation
     from pipeline.records import read_recognition
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def job() -> int:
         found = read_recognition(output)
@@ -167,7 +167,7 @@ def recognize(
             evaluation.write_json(json_, scores)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.command()
@@ -183,7 +183,7 @@ def schedules(
     from fractions import Fraction
 
     from pipeline.evaluation import schedules as evaluation
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def job() -> int:
         budgets = [Fraction(one) for one in budget or ["1/5", "1/10", "1/15"]]
@@ -193,7 +193,7 @@ def schedules(
             evaluation.write_json(json_, scores)
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Export the flow of OUTPUT into FOLDER/<video>/forward|backward/<frame>. Exit codes: 0 done, 2 usage, 1 failed."""
     from pipeline.records.flow_export import export
-    from pipeline.run import driver
+    from pipeline.run import exits
 
     def job() -> int:
         done = export(output, folder, form.value, video=video, only_valid=only_valid)
@@ -41,7 +41,7 @@ def main(
             print(f"{done.out_of_range} pixels move by more than KITTI's PNG holds (512 px): marked as unknown")
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(
 
     from pipeline import collect
     from pipeline.layout import Layout
-    from pipeline.run import driver
+    from pipeline.run import exits
     from pipeline.storage import Storage, absolute, redact
 
     def job() -> int:
@@ -61,7 +61,7 @@ def main(
             json_.write_text(json.dumps(collect.document(found, removed), indent=1) + "\n", encoding="utf-8")
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(
 ) -> None:
     """Train, checkpointing; ends with OUTPUT/weights.safetensors. Exit codes: 0 done, 2 usage, 1 failed."""
     from pipeline import config as configuration
-    from pipeline.run import driver
+    from pipeline.run import exits
     from pipeline.training import kinds, ray_train
 
     def job() -> int:
@@ -34,7 +34,7 @@ def main(
         print("\n".join(f"{key:18} {value}" for key, value in outcome.items()))
         return 0
 
-    sys.exit(driver.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

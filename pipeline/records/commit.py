@@ -214,6 +214,11 @@ def load_video_commits(storage: Storage, layout: Layout) -> dict[str, VideoCommi
     return {commit.video_id: commit for commit in iter_video_commits(storage, layout)}
 
 
+def committed_videos(storage: Storage, layout: Layout) -> set[str]:
+    """The video_ids of all video commits, good or not: from one listing."""
+    return {info.uri.rsplit("/", 1)[1].removesuffix(".json") for info in storage.list(layout.video_commits)}
+
+
 def load_video_commit(storage: Storage, layout: Layout, video_id: str) -> VideoCommit | None:
     """One video's commit; None if it has none."""
     uri = layout.video_commit(video_id)
@@ -328,14 +333,22 @@ def open_run(storage: Storage, layout: Layout, document: Mapping[str, Any], *, o
             raise OutputConflict(_differences(layout, found, document))
         _delete_run(storage, layout)
         found = None
+    # Before the run itself: whoever sees the run sees that somebody is at it.
+    storage.put(layout.begun(session), json.dumps({"host": socket.gethostname()}).encode())
     if found is None:
         data = json.dumps(run, sort_keys=True, ensure_ascii=False, indent=1).encode()
         if not storage.put_if_absent_or_same(layout.run, data):
             found = _read_run(storage, layout)  # another process began one just now
             if found is None or found["fingerprint"] != mark:
+                storage.delete(layout.begun(session))
                 raise OutputConflict(_differences(layout, found or {}, document))
-    storage.put(layout.begun(session), json.dumps({"host": socket.gethostname()}).encode())
     return Session(id=session, fingerprint=mark, resumed=found is not None)
+
+
+def holds_run(storage: Storage, layout: Layout, document: Mapping[str, Any]) -> bool:
+    """Whether the prefix holds the run that `document` describes, and no other."""
+    found = _read_run(storage, layout)
+    return found is not None and found["fingerprint"] == fingerprint(json.loads(json.dumps(dict(document))))
 
 
 def _read_run(storage: Storage, layout: Layout) -> dict[str, Any] | None:
@@ -366,7 +379,7 @@ def _refuse_foreign(storage: Storage, layout: Layout) -> None:
     for prefix in OWN_PREFIXES:
         for info in storage.list(layout.uri(prefix)):
             name = info.uri.rpartition("/")[2]
-            if prefix == STATE and name.startswith(("probe-", "run.json")):
+            if prefix == STATE and name.startswith(("probe-", "run.json", "begun.json")):
                 continue  # a probe's leftover, or a run begun this moment
             raise OutputConflict(
                 f"{redact(info.uri)}: this file lies where the run's own would go, and no run is recorded in "
@@ -422,6 +435,11 @@ class Attempts:
         """Records what is about to end a try (the watchdog), or ended it."""
         mark = {"attempt": number, "host": socket.gethostname(), "cause": cause}
         self._storage.put(self._layout.attempt(self._session, video_id, clip_id, number), json.dumps(mark).encode())
+
+    def others(self) -> bool:
+        """Whether another session has left marks: it is at work, or was lost."""
+        own = f"{self._layout.attempts(self._session)}/"
+        return any(not info.uri.startswith(own) for info in self._storage.list(self._layout.all_attempts))
 
     def clear(self) -> None:
         """Deletes the marks of this session, which ended well, and of earlier ones, which did not."""

@@ -6,7 +6,7 @@ import heapq
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,6 +21,8 @@ from pipeline.storage import Storage, redact, scrub
 
 MOST_VIDEOS = 2000
 """Rows of the table of videos."""
+MOST_EARLIER = 200
+"""Of them, videos that the last session did not work on."""
 MOST_FAILURES = 1000
 MOST_SESSIONS = 30
 LONGEST = 300
@@ -51,15 +53,18 @@ class Facts:
     history: list[dict[str, Any]]
     """Summaries, the newest first."""
     commits: list[VideoCommit]
-    """The first of them, by video_id."""
+    """The first of them, by video_id: those of the last session before others, where it is known."""
     videos: int
     """How many commits there are."""
     failures: list[FailureGroup] = field(default_factory=list)
     in_quarantine: int = 0
 
 
-def gather(storage: Storage, layout: Layout) -> Facts:
-    """Reads a prefix. Raises InputNotFound where no run has begun; what else is missing is left out."""
+def gather(storage: Storage, layout: Layout, recent: Collection[str] | None = None) -> Facts:
+    """Reads a prefix. Raises InputNotFound where no run has begun; what else is missing is left out.
+
+    `recent`: video_ids that the last session worked on; few others are read then.
+    """
     try:
         run = storage.read_json(layout.run)
     except ObjectNotFound:
@@ -67,7 +72,7 @@ def gather(storage: Storage, layout: Layout) -> Facts:
             f"{redact(layout.output)}: no run's output (it has no {STATE}/run.json); give the OUTPUT of a job"
         ) from None
     history = sorted(_summaries(storage, layout), key=lambda one: str(one.get("started", "")), reverse=True)
-    commits, videos = _commits(storage, layout)
+    commits, videos = _commits(storage, layout, recent)
     groups, total = _failures(storage, layout)
     summary = _json_or_empty(storage, layout.summary)
     return Facts(
@@ -118,18 +123,21 @@ def _json_or_empty(storage: Storage, uri: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _commits(storage: Storage, layout: Layout) -> tuple[list[VideoCommit], int]:
+def _commits(storage: Storage, layout: Layout, recent: Collection[str] | None) -> tuple[list[VideoCommit], int]:
     count = 0
 
-    def uris() -> Iterator[str]:
+    def others() -> Iterator[str]:
         nonlocal count
         for info in storage.list(layout.video_commits):
             count += 1
-            yield info.uri
+            if info.uri.rpartition("/")[2].removesuffix(".json") not in own:
+                yield info.uri
 
-    first = heapq.nsmallest(MOST_VIDEOS, uris())
+    own = recent or ()
+    first = [layout.video_commit(video_id) for video_id in heapq.nsmallest(MOST_VIDEOS, own)]
+    first += heapq.nsmallest(MOST_VIDEOS if recent is None else min(MOST_EARLIER, MOST_VIDEOS - len(first)), others())
     commits = []
-    for _, data in storage.read_many(first):
+    for _, data in storage.read_many(first, missing_ok=True):
         try:
             commits.append(VideoCommit.model_validate_json(data))
         except ValidationError:

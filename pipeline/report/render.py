@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from functools import cache
 from importlib import resources
@@ -24,15 +24,18 @@ from pipeline.storage import Storage
 FILES = "pipeline.report.page"
 
 
-def write(storage: Storage, layout: Layout) -> str:
+def write(storage: Storage, layout: Layout, recent: Collection[str] | None = None) -> str:
     """Builds the report of what is in the prefix and puts it there; returns its URI. Errors of the store are raised."""
-    storage.put(layout.report, build(storage, layout).encode())
+    storage.put(layout.report, build(storage, layout, recent).encode())
     return layout.report
 
 
-def build(storage: Storage, layout: Layout) -> str:
-    """The report of an output prefix as HTML. Raises InputNotFound where no run has begun there."""
-    facts = gather(storage, layout)
+def build(storage: Storage, layout: Layout, recent: Collection[str] | None = None) -> str:
+    """The report of an output prefix as HTML. Raises InputNotFound where no run has begun there.
+
+    `recent`: video_ids that the last session worked on; without them, the first videos of the prefix are shown.
+    """
+    facts = gather(storage, layout, recent)
     return page(facts, samples(storage, layout, facts))
 
 

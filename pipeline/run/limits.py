@@ -1,15 +1,14 @@
 """Is a run going to cost more than somebody wants to pay for? Asked before anything is written.
 
-Every input is probed once more for it, in tasks of the cluster: headers may crash or hang the process that reads them.
-Such a video counts as nothing here; the run itself will quarantine it. (What was probed could be kept for the run, but
-at a kilobyte a clip it would grow with the input, and a run's memory must not.) Without limits nothing is probed twice.
+Every input's headers are read for it, in tasks of the cluster, since they may crash or hang the process that reads
+them; a video that does counts as nothing here, and the run itself will quarantine it. What was read is kept for the
+run as plans, which need little: `plans.Kept` is bounded, and the run reads again what found no room there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import ray
@@ -17,11 +16,9 @@ import ray
 from pipeline.config import LimitsConfig
 from pipeline.errors import ConfigError, VideoError
 from pipeline.layout import Layout
-from pipeline.media.probe import probe
-from pipeline.plan.discover import DiscoveryFailure, discover
 from pipeline.run import calibration, cluster
 from pipeline.run.calibration import Calibration
-from pipeline.run.worker import open_video
+from pipeline.run.plans import Kept, Packed, plan_of, read_headers
 from pipeline.storage import Storage
 from pipeline.tasks.base import Task
 from pipeline.types import VideoRef
@@ -63,38 +60,31 @@ def refuse_above(limits: LimitsConfig, size: int, hours: float | None, videos: i
         )
 
 
-def check(
-    task: Task, storage: Storage, layout: Layout, source: str, output: str, placement: cluster.Placement
-) -> list[str]:
-    """`refuse_above` for what a run would do beside what is committed; the cluster must be connected.
+def are_set(limits: LimitsConfig) -> bool:
+    return limits.max_output_bytes is not None or limits.max_hours is not None
 
-    Returns what is worth saying: by what the hours were estimated.
+
+def check(
+    task: Task, storage: Storage, layout: Layout, videos: Sequence[VideoRef], placement: cluster.Placement
+) -> tuple[list[str], Kept]:
+    """`refuse_above` for a run over these videos; the cluster must be connected.
+
+    Returns what is worth saying (by what the hours were estimated), and the videos' plans.
     """
     limits = task.config.limits
-    if limits.max_output_bytes is None and limits.max_hours is None:
-        return []
-    done = {info.uri.rsplit("/", 1)[1].removesuffix(".json") for info in storage.list(layout.video_commits)}
-
-    def found() -> Any:
-        return (
-            item
-            for item in discover(source, task.config.input, storage, exclude=output)
-            if not isinstance(item, DiscoveryFailure) and item.video_id not in done
-        )
-
-    known, notes = None, []
+    known, notes, kept = None, [], Kept()
     if limits.max_hours is not None:
         precision = str(getattr(task, "precision", task.config.precision))
-        kept = calibration.find(task, storage, layout, placement.device, precision)
-        known = kept[0] if kept else _measured_there(task, storage, list(islice(found(), _MEASURED_TRIES)), placement)
-        where = kept[1] if kept else "measured just now, for limits.max_hours"
+        stored = calibration.find(task, storage, layout, placement.device, precision)
+        known = stored[0] if stored else _measured_there(task, storage, videos[:_MEASURED_TRIES], placement)
+        where = stored[1] if stored else "measured just now, for limits.max_hours"
         notes = [f"hours by {known}; {where}"] if known else []
-    total, videos = Cost(), 0
+    total, looked_at = Cost(), 0
     running: list[Any] = []
 
     def refuse() -> None:
         hours = known.hours(total.flops, total.pixels) if known else None
-        refuse_above(limits, total.size, hours.model if hours else None, videos)
+        refuse_above(limits, total.size, hours.model if hours else None, looked_at)
 
     def collect() -> None:
         nonlocal running, total
@@ -105,38 +95,48 @@ def check(
             running = []
         for reference in ready:
             try:
-                total += ray.get(reference)
+                cost, plans = ray.get(reference)
             except ray.exceptions.RayError:
                 continue
+            total += cost
+            kept.add(plans)
 
     most = max(8, TASKS_A_CPU * int(ray.cluster_resources().get("CPU", 0)))
-    items = found()
-    while batch := list(islice(items, TOGETHER)):
+    for start in range(0, len(videos), TOGETHER):
+        batch = videos[start : start + TOGETHER]
         running.append(_estimated.remote(task, storage, batch, known is not None))
-        videos += len(batch)
+        looked_at += len(batch)
         if len(running) >= most:
             collect()
         refuse()
     while running:
         collect()
     refuse()
-    return notes
+    return notes, kept
 
 
 @ray.remote(num_cpus=cluster.LIGHT_CPUS, max_retries=0)
-def _estimated(task: Task, storage: Storage, videos: Sequence[VideoRef], work: bool) -> Cost:
-    return sum((estimated(task, storage, video, work) for video in videos), Cost())
+def _estimated(task: Task, storage: Storage, videos: Sequence[VideoRef], work: bool) -> tuple[Cost, dict[str, Packed]]:
+    total, plans = Cost(), {}
+    for video in videos:
+        if (found := estimated(task, storage, video, work)) is not None:
+            total += found[0]
+            plans[video.video_id] = found[1]
+    return total, plans
 
 
-def estimated(task: Task, storage: Storage, video: VideoRef, work: bool = True) -> Cost:
-    """`work`: the model's arithmetic too, for which the task may have to look at its weights."""
+def estimated(task: Task, storage: Storage, video: VideoRef, work: bool = True) -> tuple[Cost, Packed] | None:
+    """What the video will cost, and its plan; None where it will be quarantined.
+
+    `work`: the model's arithmetic too, for which the task may have to look at its weights.
+    """
     try:
-        with open_video(storage, video) as file:
-            info = probe(file, video, task.config.input, task.config.decode)
+        info = read_headers(task, storage, video)
+        plan = plan_of(task, video, info)
     except VideoError:
-        return Cost()
-    pixels = task.expected_rows(info) * info.width * info.height
-    return Cost(task.output_bytes(info, video.size), task.flops(info) if work else 0, pixels)
+        return None
+    pixels = plan.expected_rows * info.width * info.height
+    return Cost(task.output_bytes(info, video.size), task.flops(info) if work else 0, pixels), plan.packed()
 
 
 def _measured_there(
@@ -161,8 +161,7 @@ def _measured(task: Task, storage: Storage, video: VideoRef, placement: cluster.
     from pipeline.run.calibrator import measure
 
     try:
-        with open_video(storage, video) as file:
-            info = probe(file, video, task.config.input, task.config.decode)
+        info = read_headers(task, storage, video)
         return measure(task, storage, video, info, placement.device, placement.threads, placement.gpus)
     except VideoError:
         return None

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config import InterpolateConfig, load
 from pipeline.config_flow import FlowConfig
 from pipeline.config_recognize import RecognizeConfig
-from pipeline.run import driver
+from pipeline.run import driver, exits
 from pipeline.tasks.flow import FlowTask
 from pipeline.tasks.interpolate import InterpolateTask
 from pipeline.tasks.recognize import RecognizeTask
@@ -76,7 +76,7 @@ TASKS: dict[str, tuple[Any, Any]] = {
 def main(name: str, source: str, output: str, *sets: str) -> int:
     task, config = TASKS[name]
     made = task(load(config, None, sets))
-    return driver.guarded(lambda: driver.run(made, source, output, driver.Options()), print)
+    return exits.guarded(lambda: driver.run(made, source, output, driver.Options()), print)
 
 
 if __name__ == "__main__":

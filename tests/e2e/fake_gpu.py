@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import ray
 
 from pipeline.config import InterpolateConfig, load
-from pipeline.run import driver
+from pipeline.run import driver, exits
 from pipeline.tasks.interpolate import InterpolateTask
 
 
@@ -56,7 +56,7 @@ class FakeGpuTask(InterpolateTask):
 
 def main(source: str, output: str, notes: str, actors: str, *sets: str) -> int:
     task = FakeGpuTask(load(InterpolateConfig, None, sets), seen=notes, actors=int(actors))
-    return driver.guarded(lambda: driver.run(task, source, output, driver.Options()), print)
+    return exits.guarded(lambda: driver.run(task, source, output, driver.Options()), print)
 
 
 if __name__ == "__main__":

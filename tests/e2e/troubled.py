@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.config import InterpolateConfig, load
-from pipeline.run import driver
+from pipeline.run import driver, exits
 from pipeline.tasks.interpolate import InterpolateTask
 
 _LOST = "the process ended without a word"
@@ -79,7 +79,7 @@ def main(source: str, output: str, trouble: str, *rest: str) -> int:
     sets = [text for text in rest if not text.startswith("--")]
     task = TroubledTask(load(InterpolateConfig, None, sets), trouble=trouble)
     options = driver.Options(retry_quarantined="--retry-quarantined" in rest)
-    return driver.guarded(lambda: driver.run(task, source, output, options), print)
+    return exits.guarded(lambda: driver.run(task, source, output, options), print)
 
 
 if __name__ == "__main__":

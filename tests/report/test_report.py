@@ -140,7 +140,27 @@ def test_tables_are_bounded_and_say_so(tmp_path: Path, monkeypatch: pytest.Monke
     assert (len(facts.commits), facts.videos) == (3, 1 + len(HOSTILE))
     assert sum(len(group.rows) for group in facts.failures) == 2
     assert sum(group.count for group in facts.failures) == len(HOSTILE) == facts.in_quarantine
-    assert "the table holds the first 3" in Reader(build(Storage(), layout)).text
+    assert "the table holds 3 of them" in Reader(build(Storage(), layout)).text
+
+
+def test_videos_of_the_last_session_come_first_and_few_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, storage = made(tmp_path, "flow"), Storage()
+    everything = [commit.video_id for commit in gather.gather(storage, layout).commits]
+    monkeypatch.setattr(gather, "MOST_EARLIER", 2)
+    recent = sorted(everything)[-2:]
+    read: list[str] = []
+    real = storage.read_many
+
+    def counted(uris: Any, **options: Any) -> Any:
+        read.extend(uris := list(uris))
+        return real(uris, **options)
+
+    monkeypatch.setattr(storage, "read_many", counted)
+    facts = gather.gather(storage, layout, recent)
+    assert [commit.video_id for commit in facts.commits] == [*recent, *sorted(everything)[:2]]
+    assert (len(read), facts.videos) == (4, len(everything))
 
 
 def test_secrets_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

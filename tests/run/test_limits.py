@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -10,8 +11,14 @@ from pipeline.config import InterpolateConfig, LimitsConfig, load
 from pipeline.config_flow import FlowConfig
 from pipeline.config_recognize import RecognizeConfig
 from pipeline.errors import ConfigError
+from pipeline.media import probe
 from pipeline.run import limits
+from pipeline.run.datasource import VideoSource
+from pipeline.run.plans import Kept
+from pipeline.run.rows import Row, row_from
+from pipeline.run.worker import RunContext
 from pipeline.storage import Storage
+from pipeline.types import VideoInfo, VideoRef
 from tests.media_factory import make_video, write_video
 from tests.tasks.flow_support import task_of
 
@@ -40,6 +47,42 @@ def test_videos_that_will_be_quarantined_count_as_nothing(tmp_path: Path) -> Non
     good = write_video(tmp_path / "a.mp4", make_video(frames=6))
     bad = write_video(tmp_path / "b.mp4", b"not a video")
     found = limits.estimated(task, storage, good, work=False)
-    assert found.size > 5 * 2 * 64 * 48 * 0.3
-    assert (found.flops, found.pixels) == (0, 6 * 64 * 48)
-    assert limits.estimated(task, storage, bad) == limits.Cost()
+    assert found is not None
+    cost, _ = found
+    assert cost.size > 5 * 2 * 64 * 48 * 0.3
+    assert (cost.flops, cost.pixels) == (0, 6 * 64 * 48)
+    assert limits.estimated(task, storage, bad) is None
+
+
+def test_headers_that_were_read_for_the_limits_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, storage = task_of("unused"), Storage()
+    videos = [write_video(tmp_path / f"{name}.mp4", make_video(frames=6)) for name in "ab"]
+    context = RunContext(task, storage, str(tmp_path / "out"), "session", "fingerprint")
+
+    def rows(kept: Kept) -> list[Row]:
+        tasks = VideoSource(context, videos, resume=False, kept=kept).get_read_tasks(1)
+        return [row_from(item.as_py()) for task in tasks for table in task() for item in table["item"]]
+
+    fresh = rows(Kept())
+    assert {row.kind for row in fresh} == {"clip"}
+    estimates = {video.video_id: limits.estimated(task, storage, video, work=False) for video in videos}
+    plans = {video_id: found[1] for video_id, found in estimates.items() if found is not None}
+    whole, half = Kept(), Kept(room=len(plans[videos[0].video_id]))
+    whole.add(plans)
+    half.add(plans)
+    assert (len(whole), len(half)) == (2, 1)
+
+    looked_at: list[str] = []
+    real = probe.probe
+
+    def counted(source: BinaryIO, video: VideoRef, *rest: Any) -> VideoInfo:
+        looked_at.append(video.name)
+        return real(source, video, *rest)
+
+    monkeypatch.setattr("pipeline.run.plans.probe", counted)
+    assert rows(whole) == fresh
+    assert looked_at == []
+    assert rows(half) == fresh
+    assert looked_at == ["b.mp4"], "what found no room is read again"

@@ -29,7 +29,7 @@ from pipeline.errors import AlreadyExists
 from pipeline.layout import Layout
 from pipeline.plan.discover import discover
 from pipeline.records.commit import DataObject, commit_clip, open_run
-from pipeline.run import datasource, driver, finalise, worker
+from pipeline.run import datasource, execution, finalise, joins, plans, worker
 from pipeline.run.cluster import Placement
 from pipeline.run.rows import Receipt, Row, Times, receipt_from, to_table
 from pipeline.run.worker import ClipWorker, RunContext
@@ -143,8 +143,8 @@ class SimTask:
 
     name, folder, data_suffix, grouping = "interpolate", "video", ".mp4", None
 
-    def __init__(self) -> None:
-        self.config = InterpolateConfig.model_validate({"clip": {"frames": FRAMES}, "report": False})
+    def __init__(self, report: bool) -> None:
+        self.config = InterpolateConfig.model_validate({"clip": {"frames": FRAMES}, "report": report})
 
     def check_video(self, info: VideoInfo) -> None: ...
 
@@ -238,6 +238,7 @@ def simulate(
     patch: pytest.MonkeyPatch,
     store: CountingStore | None = None,
     actor: type[ClipWorker] = LightWorker,
+    report: bool = False,
 ) -> Measured:
     """Runs `clips` clips in videos of CLIPS; with a `store` that has seen a run, it goes on with that one."""
     fresh, store = store is None, store or CountingStore()
@@ -245,7 +246,7 @@ def simulate(
     patch.setattr(storage_module, "connect", lambda protocol: store if protocol == "sim" else real(protocol))
     found = Measured(clips, store)
     _without_ray_and_pyav(patch, found)
-    task: Any = SimTask()
+    task: Any = SimTask(report)
     storage = Storage(task.config.retry)
     if fresh:
         for number in range(clips // CLIPS):
@@ -269,7 +270,7 @@ def simulate(
     return found
 
 
-class _SimRun(driver._Run):
+class _SimRun(execution.Execution):
     found: Measured
     actor: type[ClipWorker]
 
@@ -310,10 +311,10 @@ def _without_ray_and_pyav(patch: pytest.MonkeyPatch, found: Measured) -> None:
     made_up = SimpleNamespace(
         wait=lambda waiting, num_returns, timeout: (waiting[:1], waiting[1:]), get=lambda one: one.commit
     )
-    patch.setattr(driver, "ray", made_up)
-    patch.setattr(driver, "_finalise", _Joins)
+    patch.setattr(joins, "ray", made_up)
+    patch.setattr(joins, "_finalise", _Joins)
     for module, names in (
-        (driver, ("DriverMetrics", "Calibrator")),
+        (execution, ("DriverMetrics", "Calibrator")),
         (worker, ("ActorMetrics", "Watchdog")),
         (datasource, ("Watchdog",)),
         (finalise, ("Watchdog",)),
@@ -321,8 +322,8 @@ def _without_ray_and_pyav(patch: pytest.MonkeyPatch, found: Measured) -> None:
         for name in names:
             patch.setattr(module, name, _Quiet)
     info = _info()
-    patch.setattr(datasource, "probe", lambda *_: info)
-    for module in (datasource, worker, finalise):
+    patch.setattr(plans, "probe", lambda *_: info)
+    for module in (plans, worker, finalise):
         patch.setattr(module, "open_video", lambda *_: io.BytesIO())
 
 
