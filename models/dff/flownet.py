@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.dff.batch import one_by_one
 from models.dff.checkpoint import fill, own_part, reference, shape_of
+from models.dff.packed import PackedConv2d, PackedConvTranspose2d
 from models.memfof.precision import full_precision
 
 CELLS = 2.5  # flow/20 is what FlowNet was trained on; 20 half-image px / 8 half-image px a cell
@@ -24,7 +25,7 @@ PART = "flow network"
 
 
 def conv(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    layer = nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2)
+    layer = PackedConv2d(channels_in, channels, kernel, stride, padding=kernel // 2)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
@@ -32,7 +33,7 @@ def conv(channels_in: int, channels: int, kernel: int, stride: int = 1) -> nn.Co
 
 def deconv(channels_in: int, channels: int) -> nn.ConvTranspose2d:
     """Twice the size, and two pixels more; `crop` cuts it to the skip connection's."""
-    layer = nn.ConvTranspose2d(channels_in, channels, 4, stride=2)
+    layer = PackedConvTranspose2d(channels_in, channels, 4, stride=2)
     nn.init.normal_(layer.weight, std=(2 / (4 * channels_in)) ** 0.5)  # 4 of the 16 taps reach each output
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
@@ -86,7 +87,7 @@ class FlowNet(nn.Module):
         self.Convolution5 = conv(c128 + c64 + 2, 2, 3)
         self.Convolution5_scale: nn.Conv2d | None = None
         if scale_channels is not None:  # starts as one everywhere; the published bias stays there (not trained)
-            self.Convolution5_scale = nn.Conv2d(c128 + c64 + 2, scale_channels, 1)
+            self.Convolution5_scale = PackedConv2d(c128 + c64 + 2, scale_channels, 1)
             nn.init.zeros_(self.Convolution5_scale.weight)
             nn.init.ones_(self.Convolution5_scale.bias)  # type: ignore[arg-type]
 
