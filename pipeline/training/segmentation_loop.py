@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
@@ -18,7 +19,12 @@ from models import weights
 from models.dff import DeepFeatureFlow, FlowNet, PaperNetwork, ResNetV2, SegHead, subtract_mean, warp
 from models.dff.bundle import Bundle, pack
 from models.dff.fine_head import FineHead
-from pipeline.training.segmentation_recipe import Part, SegmentationOptimiser, SegmentationRecipe
+from pipeline.training.segmentation_recipe import (
+    Part,
+    SegmentationLossRecipe,
+    SegmentationOptimiser,
+    SegmentationRecipe,
+)
 from pipeline.training.segmentation_sampling import IGNORED, PairSampler, SegmentationBatch
 from pipeline.training.trainer import BaseTrainer, uses_bf16
 
@@ -43,17 +49,24 @@ class SegmentationNetwork(nn.Module):
         )
         self.flow = FlowNet(sizes.flow_width, channels if sizes.scale else None)
 
-    def forward(self, batch: SegmentationBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(scores of key frames [N,classes,h,w], of current frames [N*K,classes,h,w], FlowNet's flows [N*K,2,·,·])."""
-        pairs, followers = batch.views.flatten(0, 1), batch.views.shape[1]
+    def forward(self, batch: SegmentationBatch, loss: SegmentationLossRecipe) -> Outcome:
+        """What the loss weighs, and nothing else."""
+        followers, found = batch.views.shape[1], Outcome()
+        if loss.views or loss.flow:
+            keys = batch.keys.repeat_interleave(followers, 0)
+            with collected(self.flow) as found.flows:
+                flow, scale = self.flow(subtract_mean(batch.views.flatten(0, 1)), subtract_mean(keys))
+        if not (loss.keys or loss.views):
+            return found
         features = self.features(batch.keys).float()
-        keys = batch.keys.repeat_interleave(followers, 0)
-        with collected(self.flow) as flows:
-            flow, scale = self.flow(subtract_mean(pairs), subtract_mean(keys))
-        scale = None if scale is None else scale.float()
-        carried = warp(features.repeat_interleave(followers, 0), flow, scale)
-        scores = self.head(torch.cat([features, carried]))
-        return scores[: len(features)], scores[len(features) :], flows
+        shown = [features] if loss.keys else []
+        if loss.views:
+            scale = None if scale is None else scale.float()
+            shown.append(warp(features.repeat_interleave(followers, 0), flow, scale))
+        scores = torch.split(self.head(torch.cat(shown)), [len(part) for part in shown])
+        found.of_keys = scores[0] if loss.keys else None
+        found.of_views = scores[-1] if loss.views else None
+        return found
 
     def bundle(self) -> Bundle:
         model = DeepFeatureFlow(PaperNetwork(self.features, self.head), self.flow)
@@ -64,6 +77,13 @@ class SegmentationNetwork(nn.Module):
 
     def metadata(self) -> dict[str, str]:
         return pack(self.bundle())[1]
+
+
+@dataclass
+class Outcome:
+    of_keys: Tensor | None = None  # scores [N,classes,h,w]
+    of_views: Tensor | None = None  # scores [N*K,classes,h,w]
+    flows: list[Tensor] = field(default_factory=list)  # FlowNet's, [N*K,2,·,·] each
 
 
 class collected:  # used like a function
@@ -112,13 +132,17 @@ class SegmentationTrainer(BaseTrainer[SegmentationNetwork, SegmentationBatch]):
         return self.recipe.optimiser.clip_norm
 
     def loss(self, network: SegmentationNetwork, batch: SegmentationBatch) -> Tensor:
-        """Cross-entropy of key frames and of current frames, half each, and the flow's distance to the made motion."""
+        """Cross-entropy of key frames and of current frames, and the flow's distance to the made motion."""
+        recipe = self.recipe.loss
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            of_keys, of_views, flows = network(batch)
-        loss = 0.5 * self.cross_entropy(of_keys, batch.key_labels)
-        loss = loss + 0.5 * self.cross_entropy(of_views, batch.labels.flatten(0, 1))
-        if self.recipe.loss.flow:
-            loss = loss + self.recipe.loss.flow * flow_loss(flows, batch.flow.flatten(0, 1))
+            found = network(batch, recipe)
+        loss = torch.zeros((), device=self.device)
+        if found.of_keys is not None:
+            loss = loss + recipe.keys * self.cross_entropy(found.of_keys, batch.key_labels)
+        if found.of_views is not None:
+            loss = loss + recipe.views * self.cross_entropy(found.of_views, batch.labels.flatten(0, 1))
+        if recipe.flow:
+            loss = loss + recipe.flow * flow_loss(found.flows, batch.flow.flatten(0, 1))
         return loss
 
     def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -212,6 +236,8 @@ def build(recipe: SegmentationRecipe, sampler: PairSampler | None = None) -> Seg
         load_whole(network, recipe.initial_weights)
     elif isinstance(network.head, FineHead):
         calibrate(network, (sampler.batch(step) for step in range(CALIBRATION)))
+    if recipe.initial_flow:
+        load_flow(network.flow, recipe.initial_flow)
     return network
 
 
@@ -227,6 +253,18 @@ def load_whole(network: Whole, name: str) -> None:
         ours: nn.Module = getattr(network, part)
         loaded: nn.Module = kind.from_reference(given[part])
         ours.load_state_dict(loaded.state_dict())
+
+
+def load_flow(flow: FlowNet, name: str) -> None:
+    """All but the scale field, which stays as it starts. Raises KeyError or RuntimeError for a network of other sizes.
+
+    The paper's flow network starts so: it learned on Flying Chairs, where nothing is scaled.
+    """
+    found = weights.load(name).tensors
+    own = {tensor.removeprefix("flow."): value for tensor, value in found.items() if tensor.startswith("flow.")}
+    loaded = FlowNet.from_reference(own).state_dict()
+    kept = {key: value for key, value in flow.state_dict().items() if key.startswith("Convolution5_scale")}
+    flow.load_state_dict({**{key: value for key, value in loaded.items() if "_scale" not in key}, **kept})
 
 
 @torch.no_grad()

@@ -86,6 +86,10 @@ class SegmentationSchedule(_Frozen):
 class SegmentationLossRecipe(_Frozen):
     balance: Fraction01 = 0.5
     """Weights of classes: one over their frequency to this power; 0 counts all pixels alike, as the paper."""
+    keys: NonNegative = 0.5
+    """Weight of key frames' cross-entropy."""
+    views: NonNegative = 0.5
+    """Weight of the cross-entropy of frames that features are carried to; 0 trains a network for single frames."""
     flow: NonNegative = 1.0
     """Weight of the distance to the motion that was made, in cells, at each of FlowNet's levels; 0: as the paper, whose
     flow network learned that on Flying Chairs before."""
@@ -109,6 +113,8 @@ class SegmentationRecipe(RunRecipe):
     """Name or URI of the feature network's weights to start from (models/weights.py)."""
     initial_weights: str | None = None
     """Name or URI of a whole model to start from; its sizes must be the recipe's."""
+    initial_flow: str | None = None
+    """Name or URI of a whole model whose flow network to start from; the scale field starts anew, as one everywhere."""
     trained: tuple[Part, ...] = ("features", "flow", "head")
     """Parts that learn; the others stay as they start."""
     frozen_stages: Annotated[int, Field(ge=0, le=3)] = 1
@@ -124,6 +130,9 @@ class SegmentationRecipe(RunRecipe):
             raise ValueError(f"crops {crops} have sides that are no multiples of {CELL}, the features' stride")
         if not self.classes or not self.trained:
             raise ValueError("`classes` and `trained` must not be empty")
+        loss = self.loss
+        if not (loss.keys or loss.views or loss.flow):
+            raise ValueError("loss.keys, loss.views and loss.flow are all 0: nothing would be learned")
         return self
 
     def stage(self, progress: float) -> SegmentationStage:

@@ -171,6 +171,54 @@ def test_parts_that_do_not_learn_stay_as_they_are(pictures: list[Labelled]) -> N
     assert trainer.network.flow.Convolution5_scale is None
 
 
+def learned(plan: SegmentationRecipe, pictures: list[Labelled]) -> tuple[SegmentationTrainer, set[str]]:
+    """A trainer after two steps, and its parts that have changed."""
+    sampler = PairSampler(pictures, plan)
+    trainer = SegmentationTrainer(plan, None, sampler)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    for step in range(2):
+        assert not trainer.step(sampler.batch(step))["skipped"]
+    after = trainer.network.state_dict()
+    return trainer, {name.split(".")[0] for name in after if (after[name] != before[name]).any()}
+
+
+@pytest.mark.parametrize(
+    ("loss", "changed"),
+    [
+        ({"views": 0, "flow": 0}, {"features", "head"}),  # frames one by one: neither flow nor scale has a part in it
+        ({"keys": 0, "views": 0}, {"flow"}),  # motion alone, as on Flying Chairs
+        ({"keys": 0, "flow": 0}, {"features", "head", "flow"}),
+    ],
+)
+def test_only_what_the_loss_weighs_is_learned(
+    pictures: list[Labelled], loss: dict[str, float], changed: set[str]
+) -> None:
+    assert learned(recipe(loss=loss), pictures)[1] == changed
+
+
+def test_a_flow_network_that_knows_motion_is_taken_over_and_its_scale_starts_anew(
+    pictures: list[Labelled], tmp_path: Path
+) -> None:
+    first, _ = learned(recipe(), pictures)
+    path = tmp_path / "first.safetensors"
+    save_weights(first.network, path, first.network.metadata())
+    assert (first.network.flow.Convolution5_scale.weight != 0).any()  # type: ignore[union-attr]
+    for scale in (True, False):
+        model = {"width": 4, "flow_width": 1 / 32, "head_width": 16, "scale": scale}
+        plan = recipe(initial_flow=str(path), trained=["features", "head"], model=model)
+        second, changed = learned(plan, pictures)
+        assert changed == {"features", "head"}
+        ours, theirs = second.network.flow.state_dict(), first.network.flow.state_dict()
+        for name, value in ours.items():
+            if name.startswith("Convolution5_scale"):
+                assert (value == float(name.endswith("bias"))).all()
+            else:
+                assert torch.equal(value, theirs[name].half().float()), name
+        assert (second.network.flow.Convolution5_scale is not None) == scale
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        learned(recipe(initial_flow=str(path), model={"width": 4, "flow_width": 1 / 16, "head_width": 16}), pictures)
+
+
 def test_a_state_that_is_loaded_goes_on_as_if_never_stopped(pictures: list[Labelled]) -> None:
     torch.set_num_threads(1)
     plan = recipe(schedule={"steps": 4}, average_decay=0.9)
@@ -207,7 +255,12 @@ def test_the_shipped_recipe_is_valid_and_known_to_the_job() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"stages": [{"crop": [100, 96]}]}, "stride"), ({"classes": []}, "empty"), ({"stages": [{"until": 0.5}]}, "rise")],
+    [
+        ({"stages": [{"crop": [100, 96]}]}, "stride"),
+        ({"classes": []}, "empty"),
+        ({"stages": [{"until": 0.5}]}, "rise"),
+        ({"loss": {"keys": 0, "views": 0, "flow": 0}}, "nothing would be learned"),
+    ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     document = {**yaml.safe_load(CONFIG.read_text()), **changes}
