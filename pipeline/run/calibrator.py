@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from pipeline.errors import MotionmillError
 from pipeline.layout import Layout
 from pipeline.plan.clips import plan_clips
+from pipeline.run import scratch
 from pipeline.run.calibration import Calibration, blank, cached, write
 from pipeline.run.cluster import Placement
 from pipeline.run.rows import Receipt
@@ -93,9 +92,9 @@ def measure(
     found = blank(task, device, gpus, threads, 1)
     for count in (_WARM_UP, 4, 24):
         clip = plan_clips(video, info, min(count, len(info.pts)), task.halo())[0]
-        with tempfile.TemporaryDirectory(prefix="motionmill-") as folder, open_video(storage, video) as source:
+        with scratch.folder(task.config.resources.scratch) as folder, open_video(storage, video) as source:
             began = time.perf_counter()
-            output = processor.process(clip, info, source, Path(folder), lambda _: None)
+            output = processor.process(clip, info, source, folder, lambda _: None)
             span = time.perf_counter() - began
             size = output.path.stat().st_size if output.path else 0
         found = replace(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,6 +20,7 @@ from pipeline.records.commit import (
     load_clip_commits,
     tidy,
 )
+from pipeline.run import scratch
 from pipeline.run.rows import Row
 from pipeline.run.watchdog import Watchdog
 from pipeline.run.worker import RunContext, attempt, open_video, upload
@@ -45,11 +44,8 @@ def finalise(context: RunContext, row: Row) -> VideoCommit:
 
     def work(_number: int) -> tuple[list[DataObject], dict[str, Any]]:
         uploaded.clear()  # the same names again
-        folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
-        try:
+        with scratch.folder(context.task.config.resources.scratch) as folder:
             return uploaded, _joined(context, row, clips, folder, bad is None, uploaded)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     # Joining shows no sign of life in between: it may take as long as its clips might.
     watchdog = Watchdog(context.task.config.retry.hang_s * max(1, len(clips)))

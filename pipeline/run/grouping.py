@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from pipeline.errors import ObjectNotFound, OutputMismatch
 from pipeline.plan.grouping import Held, plan_groups
 from pipeline.records.commit import DataObject, VideoCommit, iter_video_commits, load_video_commit
 from pipeline.records.groups import Group, GroupMember, announce, finish, iter_groups, replace_outputs
-from pipeline.run import cluster
+from pipeline.run import cluster, scratch
 from pipeline.run.worker import RunContext, upload
 from pipeline.storage import redact
 
@@ -117,21 +115,21 @@ def make(context: RunContext, group: Group) -> None:
     """The group's file, and then its videos' commits. Safe to run again, or twice at once."""
     if not _left(context, group):
         return
-    folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
     try:
-        members = [member for member in group.members if _commit_of(context, member) is not None]
-        local = folder / f"group{context.task.data_suffix}"
-        rows = context.task.merge(_parts(context, members, folder), local)
-        expected = sum(member.rows for member in members)
-        if rows != expected:
-            raise OutputMismatch(f"{group.path}: {rows} rows, its {len(members)} videos have {expected}; report this")
-        data = upload(context, local, group.path, rows).model_copy(update={"shared": len(members) > 1})
+        with scratch.folder(context.task.config.resources.scratch) as folder:
+            members = [member for member in group.members if _commit_of(context, member) is not None]
+            local = folder / f"group{context.task.data_suffix}"
+            rows = context.task.merge(_parts(context, members, folder), local)
+            expected = sum(member.rows for member in members)
+            if rows != expected:
+                raise OutputMismatch(
+                    f"{group.path}: {rows} rows, its {len(members)} videos have {expected}; report this"
+                )
+            data = upload(context, local, group.path, rows).model_copy(update={"shared": len(members) > 1})
     except ObjectNotFound:
         if _left(context, group):
             raise
         return  # another run has done it meanwhile
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     for member in members:
         replace_outputs(context.storage, context.layout, member.video_id, {member.source.path: data})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import resource
-import shutil
 import socket
 import tempfile
 import time
@@ -47,7 +46,7 @@ from pipeline.records.commit import (
     fingerprint,
     identity,
 )
-from pipeline.run import allocator
+from pipeline.run import allocator, scratch
 from pipeline.run.metrics import ActorMetrics
 from pipeline.run.rows import Receipt, Row, Times, row_from, to_table
 from pipeline.run.watchdog import Watchdog
@@ -92,6 +91,7 @@ class ClipWorker:
     def __init__(self, context: RunContext, device: str, threads: int) -> None:
         self._name, self._born = uuid.uuid4().hex[:12], time.time()
         self._context = context
+        scratch.sweep(context.task.config.resources.scratch)  # of workers that were killed on this machine
         self._processor: Processor = context.task.load(device, threads)
         self._watchdog = Watchdog(context.task.config.retry.hang_s)
         self._metrics = ActorMetrics(context.task.name, context.session)
@@ -121,12 +121,11 @@ class ClipWorker:
         began, pace = time.time(), Pace(self._watchdog.beat)
 
         def work(number: int) -> tuple[ClipOutput, DataObject | None, int]:
-            folder = Path(tempfile.mkdtemp(prefix="motionmill-", dir=context.task.config.resources.scratch or None))
             try:
-                output = self._process(row, clip, folder, pace)
-                return output, self._upload(clip, output, number), number
+                with scratch.folder(context.task.config.resources.scratch) as folder:
+                    output = self._process(row, clip, folder, pace)
+                    return output, self._upload(clip, output, number), number
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
                 allocator.give_back()
 
         result, failure = attempt(context, self._watchdog, clip.video.video_id, clip.clip_id, work)

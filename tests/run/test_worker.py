@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import InterpolateConfig, load
 from pipeline.plan.discover import discover
+from pipeline.run import scratch
 from pipeline.run.datasource import plan_video
 from pipeline.run.rows import Receipt, receipt_from, to_table
 from pipeline.run.speed import Clock
@@ -34,6 +36,17 @@ def receipts_of(worker: ClipWorker, context: RunContext) -> list[Receipt]:
     assert isinstance(video, VideoRef)
     tables = [worker(to_table(row)) for row in plan_video(context, video, resume=False)]
     return [receipt_from(table["item"][0].as_py()) for table in tables]
+
+
+def test_a_worker_begins_by_deleting_what_killed_ones_left(context: RunContext, tmp_path: Path) -> None:
+    task = InterpolateTask(load(InterpolateConfig, None, ["model=blend", f"resources.scratch={tmp_path}"])).on("cpu")
+    with scratch.folder(str(tmp_path)) as held:
+        left = held.with_name(f"{held.name}-left")
+        left.mkdir()
+        (left / "clip.mp4").write_bytes(b"half")
+        ClipWorker(replace(context, task=task), "cpu", 1)
+        assert held.is_dir()
+        assert not left.exists()
 
 
 def test_a_receipt_says_when_and_how_long(context: RunContext) -> None:
