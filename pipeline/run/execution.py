@@ -229,7 +229,7 @@ class Execution:
         """Rows of the quarantine table; it is made anew, from all commits, unless nothing has been done."""
         if idle:
             with suppress(ObjectNotFound, pa.ArrowInvalid):
-                return quarantine.read(self._storage, self._layout).num_rows
+                return int(quarantine.read(self._storage, self._layout).num_rows)
         return quarantine.rebuild(self._storage, self._layout, self._session.id)
 
     def _report(self, idle: bool) -> None:

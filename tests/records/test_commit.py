@@ -21,6 +21,7 @@ from pipeline.records.commit import (
     commit_clip,
     commit_video,
     forget_failures,
+    holds_run,
     load_clip_commits,
     load_video_commits,
     new_attempt,
@@ -151,6 +152,35 @@ def test_the_same_run_is_resumed_and_another_is_refused_with_every_difference(la
     assert "target.factor: there 2, now 4" in str(caught.value)
     assert 'new: there "(absent)", now true' in str(caught.value)
     assert "model" not in str(caught.value)
+
+
+def test_a_run_is_never_seen_without_the_session_that_is_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, storage = Layout(str(tmp_path)), Storage(QUICK)
+    create, seen = storage.put_if_absent_or_same, []
+
+    def looking(uri: str, data: bytes) -> bool:
+        assert uri == layout.run
+        seen.append([info.uri for info in storage.list(layout.all_attempts)])
+        return create(uri, data)
+
+    monkeypatch.setattr(storage, "put_if_absent_or_same", looking)
+    assert not holds_run(storage, layout, KEYS)
+    session = open_run(storage, layout, KEYS)
+    assert seen == [[layout.begun(session.id)]]
+    assert holds_run(storage, layout, KEYS)
+    assert not holds_run(storage, layout, KEYS | {"new": True})
+
+    def beaten(uri: str, data: bytes) -> bool:
+        monkeypatch.undo()
+        open_run(storage, layout, KEYS | {"new": True}, overwrite=True)
+        return False
+
+    monkeypatch.setattr(storage, "put_if_absent_or_same", beaten)
+    storage.delete(layout.run)
+    Attempts(storage, layout, "99999999", 1).clear()
+    with pytest.raises(OutputConflict, match="holds another run"):
+        open_run(storage, layout, KEYS)
+    assert len(list(storage.list(layout.all_attempts))) == 1, "of the one that won"
 
 
 def test_overwriting_deletes_the_run_and_nothing_else(layout: Layout) -> None:
