@@ -23,7 +23,7 @@ from av.video.reformatter import Interpolation
 
 from pipeline.config import EncodeConfig
 from pipeline.errors import ConfigError, UnsupportedVideo
-from pipeline.media.encoders import FORMATS, available_encoders, check_encoder, choose_options
+from pipeline.media.encoders import FORMATS, available_encoders, check_encoder, choose_options, opened_with
 from pipeline.media.frame import Frame, PixelFormat, working_format
 from pipeline.media.timeline import MAX_DEPTH, retime
 from pipeline.types import Colour, VideoInfo
@@ -223,8 +223,8 @@ class SegmentEncoder:
         )  # fmt: skip
         self._container.flags |= ContainerFlags.bitexact.value  # type: ignore[operator]
         stream = self._container.add_stream(
-            plan.codec, rate=plan.rate, options=dict(plan.options), width=plan.width, height=plan.height,
-            pix_fmt=plan.pix_fmt, time_base=plan.time_base,
+            plan.codec, rate=plan.rate, options=opened_with(plan.codec, dict(plan.options)), width=plan.width,
+            height=plan.height, pix_fmt=plan.pix_fmt, time_base=plan.time_base,
         )  # fmt: skip
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context

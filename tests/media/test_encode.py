@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import socket
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from pipeline.config import EncodeConfig
 from pipeline.errors import ConfigError, EncoderUnavailable, UnsupportedVideo
 from pipeline.media.encode import EncodePlan, SegmentEncoder, available_encoders, check_encoder
-from pipeline.media.frame import Frame, same_picture
+from pipeline.media.frame import Frame, PixelFormat, same_picture
 from pipeline.types import HDR, Colour
 from tests.media.joining import LOSSLESS, TB, VFR, decoded, encode, info_of, pictures
 
@@ -64,6 +66,29 @@ def test_uneven_times_stay_exact_through_b_frames_and_the_same_frames_give_the_s
         assert (first.is_keyframe, first.pts, container.streams.video[0].time_base) == (True, 0, TB)
     if config.codec != "libsvtav1":
         assert segments[0].reorder_depth, "the test wants B-frames"
+
+
+PERTURB = -6
+"""mallopt's M_PERTURB: memory is handed out full of a byte, as if it had been used before."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+def test_what_is_encoded_does_not_depend_on_what_memory_held_before(tmp_path: Path, codec: str) -> None:
+    """x264 read numbers that it had not written (opened_with): a flow preview once came out in other bytes."""
+    config = EncodeConfig(codec=codec, crf=23, preset="veryfast")
+    blocks = np.random.default_rng(0).integers(0, 255, (40, 60)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    grey, form = np.full((120, 160), 128, np.uint8), PixelFormat.of("yuv420p")
+    frames = [Frame(512 * n, (blocks[n // 2 : n // 2 + 240, n : n + 320].copy(), grey, grey), form) for n in range(20)]
+    libc, digests = ctypes.CDLL(None), []
+    try:
+        for byte in (0, 1, 85):
+            assert libc.mallopt(PERTURB, byte)
+            _, segments = encode(tmp_path, frames, info_of(frames), config, lengths=())
+            digests.append(hashlib.sha256(Path(segments[0].path).read_bytes()).hexdigest())
+    finally:
+        libc.mallopt(PERTURB, 0)
+    assert len(set(digests)) == 1
 
 
 @pytest.mark.parametrize("config", [LOSSLESS, X265_LOSSLESS, AV1], ids=lambda config: config.codec)
