@@ -17,10 +17,10 @@ from pipeline.tasks.base import Task
 from pipeline.types import ClipRef, VideoInfo, VideoRef
 
 KEPT_BYTES = 32 << 20
-"""Of packed plans that a driver keeps: some 40,000 short videos, or 500,000 clips of long ones."""
+"""Of packed plans that a driver keeps: some 60,000 short videos, or a million clips of long ones."""
 
 Packed = bytes
-"""A plan on its way: about 700 bytes, and 60 a clip."""
+"""A plan on its way: about 500 bytes, and 30 a clip."""
 
 
 @dataclass(frozen=True, slots=True)
