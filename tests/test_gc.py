@@ -17,18 +17,9 @@ from pipeline import collect
 from pipeline.config import RetryConfig
 from pipeline.errors import AccessDenied, ConfigError, InputNotFound, StorageError
 from pipeline.layout import Layout
-from pipeline.records.commit import (
-    Attempts,
-    ClipCommit,
-    DataObject,
-    Failure,
-    Provenance,
-    VideoCommit,
-    commit_clip,
-    commit_video,
-    open_run,
-)
+from pipeline.records.commit import ClipCommit, DataObject, Failure, Provenance, VideoCommit, commit_clip, commit_video
 from pipeline.records.groups import Group, GroupMember
+from pipeline.records.session import Attempts, open_run
 from pipeline.storage import Storage
 from tests.conftest import S3Env
 from tests.e2e.support import FAST, LIMIT_S, Output, frames_of, start, until, write

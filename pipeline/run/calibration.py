@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config import fingerprint_keys
 from pipeline.errors import MotionmillError
 from pipeline.layout import Layout, sanitise
-from pipeline.records.commit import fingerprint
+from pipeline.records.session import fingerprint
 from pipeline.storage import Storage, redact
 from pipeline.tasks.base import Task
 

@@ -11,7 +11,8 @@ import ray
 
 from pipeline.layout import Layout
 from pipeline.plan.discover import Discovered, discover
-from pipeline.records.commit import committed_videos, forget_failures, holds_run, open_run
+from pipeline.records.commit import committed_videos, forget_failures
+from pipeline.records.session import holds_run, open_run
 from pipeline.run import cluster, limits
 from pipeline.run.execution import Execution
 from pipeline.run.fingerprint import fingerprint_document

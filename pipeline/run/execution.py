@@ -13,7 +13,8 @@ from pipeline.errors import ObjectNotFound, StorageError
 from pipeline.layout import STATE, Layout, sanitise
 from pipeline.plan.discover import Discovered, DiscoveryFailure
 from pipeline.records import quarantine
-from pipeline.records.commit import Session, VideoCommit, committed_videos, forget_video, sweep, tidy_unfinished
+from pipeline.records.commit import VideoCommit, committed_videos, forget_video, sweep, tidy_unfinished
+from pipeline.records.session import Session
 from pipeline.run import cluster, grouping, stream
 from pipeline.run.calibrator import Calibrator
 from pipeline.run.exits import EXIT_OK, EXIT_QUARANTINED

@@ -36,16 +36,8 @@ from pipeline.errors import (
 )
 from pipeline.layout import Layout
 from pipeline.media.source import open_source
-from pipeline.records.commit import (
-    Attempts,
-    ClipCommit,
-    DataObject,
-    Failure,
-    Provenance,
-    commit_clip,
-    fingerprint,
-    identity,
-)
+from pipeline.records.commit import ClipCommit, DataObject, Failure, Provenance, commit_clip, identity
+from pipeline.records.session import Attempts, fingerprint
 from pipeline.run import allocator, scratch
 from pipeline.run.metrics import ActorMetrics
 from pipeline.run.rows import Receipt, Row, Times, row_from, to_table

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layout import Layout
-from pipeline.records.commit import Failure, open_run
+from pipeline.records.commit import Failure
 from pipeline.records.recognition_writer import RecognitionFileWriter
+from pipeline.records.session import open_run
 from pipeline.storage import Storage
 from tests.records import recognition_samples
 from tests.records.flow_samples import committed, flow_row, write_file

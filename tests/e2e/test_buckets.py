@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import S3Env
-from tests.e2e.support import FAST, LIMIT_S, ROOT, Cluster, Output, run, until, upload
+from tests.e2e.support import FAST, LIMIT_S, ROOT, Cluster, Output, run, until, upload, write
 from tests.media_factory import make_video
 from tests.s3 import ACCESS_KEY, SECRET_KEY
 
@@ -108,38 +108,43 @@ def test_each_kind_of_input_in_a_bucket_gives_its_videos_in_a_bucket(
     assert not [path for path, data in output.files.items() if SECRET_KEY.encode() in data]
 
 
-def test_the_job_is_submitted_to_a_cluster_and_works_from_bucket_to_bucket(s3_env: S3Env, tmp_path: Path) -> None:
-    client = s3_env.server.client()
-    upload(client, s3_env.bucket, {f"in/{name}": data for name, data in VIDEOS.items()} | {"in/bad.mp4": b"text"})
+def _working(tmp_path: Path) -> Path:
     working = tmp_path / "working"
     for name in ("pipeline", "models", "jobs", "configs"):
         ignored = shutil.ignore_patterns("__pycache__", "samples", "*.safetensors")
         shutil.copytree(ROOT / name, working / name, ignore=ignored)
+    return working
+
+
+def _ray_job(cluster: Cluster, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ray job VERB …` to its end."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    return subprocess.run(
+        [ray, "job", verb, "--address", f"http://127.0.0.1:{cluster.dashboard_port}", *arguments],
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def _takes_jobs(cluster: Cluster) -> None:
+    until(lambda: "No available agent" not in _ray_job(cluster, "submit", "--", "true").stderr, "an agent for jobs")
+
+
+def test_the_job_is_submitted_to_a_cluster_and_works_from_bucket_to_bucket(s3_env: S3Env, tmp_path: Path) -> None:
+    client = s3_env.server.client()
+    upload(client, s3_env.bucket, {f"in/{name}": data for name, data in VIDEOS.items()} | {"in/bad.mp4": b"text"})
+    working = _working(tmp_path)
     cluster = Cluster(cpus=2, dashboard=True, env=_env(s3_env))
     try:
         sets = [part for text in (*FAST, "clip.frames=6") for part in ("--set", text)]
 
         def submit(*job: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [
-                    str(Path(sys.executable).with_name("ray")),
-                    "job",
-                    "submit",
-                    "--address",
-                    f"http://127.0.0.1:{cluster.dashboard_port}",
-                    "--working-dir",
-                    str(working),
-                    "--",
-                    *job,
-                ],
-                env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-                capture_output=True,
-                text=True,
-                timeout=LIMIT_S,
-                check=False,
-            )
+            return _ray_job(cluster, "submit", "--working-dir", str(working), "--", *job)
 
-        until(lambda: "No available agent" not in submit("true").stderr, "an agent that takes jobs")
+        _takes_jobs(cluster)
         done = submit("python", "jobs/interpolate.py", f"{s3_env.uri}/in/[a-d].m*", f"{s3_env.uri}/out", *sets)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "succeeded" in (done.stdout + done.stderr)
@@ -158,5 +163,34 @@ def test_the_job_is_submitted_to_a_cluster_and_works_from_bucket_to_bucket(s3_en
         output = Output.of_bucket(client, s3_env.bucket, "out")
         output.check_settled()
         assert [row["uri"] for row in output.quarantine()] == [f"{s3_env.uri}/in/bad.mp4"]
+    finally:
+        cluster.close()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(tmp_path: Path) -> None:
+    long = make_video(frames=600, size=(320, 240), options={"preset": "ultrafast"})
+    videos = {f"{number}.mp4": long for number in range(2)}
+    source, output = write(tmp_path / "in", videos), tmp_path / "out"
+    commits = "_motionmill/commit/*/*.json"
+    working, cluster = _working(tmp_path), Cluster(cpus=2, dashboard=True)
+    try:
+        _takes_jobs(cluster)
+        sets = [part for text in (*FAST, "clip.frames=6") for part in ("--set", text)]
+        job = ["--working-dir", str(working), "--", "python", "jobs/interpolate.py", str(source), str(output), *sets]
+        begun = _ray_job(cluster, "submit", "--no-wait", "--submission-id", "first", *job)
+        assert begun.returncode == 0, begun.stdout + begun.stderr
+        until(lambda: len(list(output.glob(commits))) >= 5, "some clips")
+        stopped = _ray_job(cluster, "stop", "first")
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        assert "STOPPED" in _ray_job(cluster, "status", "first").stdout.upper()
+        kept = {path: path.read_bytes() for path in output.glob(commits)}
+        assert kept
+        again = _ray_job(cluster, "submit", *job)
+        assert again.returncode == 0, again.stdout + again.stderr
+        found = Output.of(output)
+        found.check_settled()
+        assert {name: len(found.frames(name)) for name in found.videos} == {"0.mp4": 1200, "1.mp4": 1200}
+        assert found.summary["clips_resumed"] > 0
     finally:
         cluster.close()

@@ -1,64 +1,27 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import RetryConfig
-from pipeline.errors import OutputConflict, StorageError, WorkerLost
+from pipeline.errors import StorageError
 from pipeline.layout import Layout
 from pipeline.records.commit import (
-    Attempts,
     ClipCommit,
-    DataObject,
     Failure,
-    Provenance,
-    VideoCommit,
     commit_clip,
     commit_video,
     forget_failures,
-    holds_run,
     load_clip_commits,
     load_video_commits,
-    new_attempt,
-    open_run,
 )
 from pipeline.storage import Storage, ordered
 from tests.conftest import S3Env
+from tests.records.commits import QUICK, clip, layout, video
 
-QUICK = RetryConfig(storage_max_wait_s=0.3)
-PROVENANCE = Provenance(task="interpolate", model="blend", configuration="c0ffee", code_version="0.1.0")
-KEYS = {"target.factor": 2, "model": "cain-compact", "code_version": "0.1.0"}
-
-
-@pytest.fixture(params=["local", "s3"])
-def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Layout]:
-    if request.param == "local":
-        yield Layout(str(tmp_path / "out"))
-    else:
-        yield Layout(request.getfixturevalue("s3_env").uri + "/out")
-
-
-def clip(index: int = 0, *, failure: Failure | None = None, attempt: str | None = None) -> ClipCommit:
-    return ClipCommit(
-        video_id="v", uri="s3://in/a.mp4", version="etag", name="a.mp4", attempt=attempt or new_attempt(),
-        status="error" if failure else "ok", failure=failure, fingerprint="f", provenance=PROVENANCE,
-        clip_id=f"{index:06d}-0-48", clip_index=index, clip_count=9, start_pts=0, end_pts=48, time_base="1/24",
-        data=None if failure else DataObject(path=f"_motionmill/segments/v/{index}", size=1, sha256="00", frames=48),
-        extra={"t_error": "1/16"},
-    )  # fmt: skip
-
-
-def video(status: str = "ok") -> VideoCommit:
-    failure = Failure(stage="probe", error_type="UnreadableVideo", message="no moov") if status == "error" else None
-    return VideoCommit(
-        video_id=status, uri="s3://in/a.mp4", version="etag", name="a.mp4", attempt=new_attempt(), status=status,
-        failure=failure, fingerprint="f", provenance=PROVENANCE,
-    )  # fmt: skip
+__all__ = ["layout"]
 
 
 def test_the_first_commit_wins_and_the_second_learns_of_it(layout: Layout) -> None:
@@ -138,107 +101,3 @@ def test_failures_can_be_forgotten_and_successes_stay(layout: Layout) -> None:
 
 
 # ---- the run
-
-
-def test_the_same_run_is_resumed_and_another_is_refused_with_every_difference(layout: Layout) -> None:
-    storage = Storage(QUICK)
-    first = open_run(storage, layout, KEYS)
-    again = open_run(storage, layout, dict(reversed(KEYS.items())))
-    assert (first.resumed, again.resumed) == (False, True)
-    assert first.fingerprint == again.fingerprint
-    assert first.id != again.id
-    with pytest.raises(OutputConflict) as caught:
-        open_run(storage, layout, KEYS | {"target.factor": 4, "new": True})
-    assert "target.factor: there 2, now 4" in str(caught.value)
-    assert 'new: there "(absent)", now true' in str(caught.value)
-    assert "model" not in str(caught.value)
-
-
-def test_a_run_is_never_seen_without_the_session_that_is_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout, storage = Layout(str(tmp_path)), Storage(QUICK)
-    create, seen = storage.put_if_absent_or_same, []
-
-    def looking(uri: str, data: bytes) -> bool:
-        assert uri == layout.run
-        seen.append([info.uri for info in storage.list(layout.all_attempts)])
-        return create(uri, data)
-
-    monkeypatch.setattr(storage, "put_if_absent_or_same", looking)
-    assert not holds_run(storage, layout, KEYS)
-    session = open_run(storage, layout, KEYS)
-    assert seen == [[layout.begun(session.id)]]
-    assert holds_run(storage, layout, KEYS)
-    assert not holds_run(storage, layout, KEYS | {"new": True})
-
-    def beaten(uri: str, data: bytes) -> bool:
-        monkeypatch.undo()
-        open_run(storage, layout, KEYS | {"new": True}, overwrite=True)
-        return False
-
-    monkeypatch.setattr(storage, "put_if_absent_or_same", beaten)
-    storage.delete(layout.run)
-    Attempts(storage, layout, "99999999", 1).clear()
-    with pytest.raises(OutputConflict, match="holds another run"):
-        open_run(storage, layout, KEYS)
-    assert len(list(storage.list(layout.all_attempts))) == 1, "of the one that won"
-
-
-def test_overwriting_deletes_the_run_and_nothing_else(layout: Layout) -> None:
-    storage = Storage(QUICK)
-    open_run(storage, layout, KEYS)
-    commit_clip(storage, layout, clip())
-    storage.put(layout.uri("video/a.mp4"), b"old")
-    storage.put(layout.uri("notes.txt"), b"mine")
-    assert not open_run(storage, layout, KEYS | {"model": "blend"}, overwrite=True).resumed
-    left = {info.uri.removeprefix(f"{layout.output}/") for info in storage.list(layout.output)}
-    assert {path for path in left if not path.endswith("/begun.json")} == {"notes.txt", "_motionmill/run.json"}
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_peoples_files_is_never_taken_over(layout: Layout, overwrite: bool) -> None:
-    storage = Storage(QUICK)
-    storage.put(layout.uri("video/holiday.mp4"), b"mine")
-    with pytest.raises(OutputConflict, match=r"holiday\.mp4"):
-        open_run(storage, layout, KEYS, overwrite=overwrite)
-    assert storage.read_bytes(layout.uri("video/holiday.mp4")) == b"mine"
-
-
-def test_overwriting_the_same_run_resumes_it(tmp_path: Path) -> None:
-    storage, layout = Storage(QUICK), Layout(str(tmp_path))
-    open_run(storage, layout, KEYS)
-    commit_clip(storage, layout, clip())
-    assert open_run(storage, layout, KEYS, overwrite=True).resumed
-    assert load_clip_commits(storage, layout, "v")
-
-
-# ---- attempts
-
-
-def _begin_and_crash(storage: Storage, layout: Layout) -> None:
-    Attempts(storage, layout, "session", 3).begin("v", "c")
-    os._exit(139)
-
-
-def test_a_clip_that_crashes_its_worker_ends_after_its_budget(tmp_path: Path) -> None:
-    storage, layout = Storage(QUICK), Layout(str(tmp_path))
-    for _ in range(2):
-        child = multiprocessing.get_context("fork").Process(target=_begin_and_crash, args=(storage, layout))
-        child.start()
-        child.join(30)
-        assert child.exitcode == 139
-    attempts = Attempts(storage, layout, "session", 3)
-    assert attempts.begin("v", "c") == 3
-    attempts.note_cause("v", "c", 3, "no frame for 600 s")
-    with pytest.raises(WorkerLost, match=r"lost 3 times \(try 1: the process ended.*try 3: no frame for 600 s\)"):
-        attempts.begin("v", "c")
-    assert attempts.begin("v", "other clip") == 1
-    assert Attempts(storage, layout, "next session", 3).begin("v", "c") == 1
-    attempts.clear()
-    assert attempts.begin("v", "c") == 1
-
-
-def test_a_lost_acknowledgement_costs_no_attempt(s3_env: S3Env) -> None:
-    proxy = s3_env.proxy(every={"lost_ack": 3})
-    attempts = Attempts(Storage(QUICK), Layout(s3_env.uri), "session", 2)
-    assert [attempts.begin("v", str(number)) for number in range(12)] == [1] * 12
-    assert proxy.injected["lost_ack"] >= 4

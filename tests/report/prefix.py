@@ -12,10 +12,11 @@ from typing import Any
 from pipeline.layout import Layout
 from pipeline.plan.adaptive import Choice
 from pipeline.plan.patches import Patch
-from pipeline.records.commit import Failure, open_run
+from pipeline.records.commit import Failure
 from pipeline.records.decisions import write_decisions
 from pipeline.records.decisions_schema import DecisionRecord
 from pipeline.records.quarantine import rebuild
+from pipeline.records.session import open_run
 from pipeline.storage import Storage
 from tests.media_factory import make_video
 from tests.records import flow_samples, recognition_samples

@@ -28,7 +28,8 @@ from pipeline.config import InterpolateConfig
 from pipeline.errors import AlreadyExists
 from pipeline.layout import Layout
 from pipeline.plan.discover import discover
-from pipeline.records.commit import DataObject, commit_clip, open_run
+from pipeline.records.commit import DataObject, commit_clip
+from pipeline.records.session import open_run
 from pipeline.run import datasource, execution, finalise, joins, plans, worker
 from pipeline.run.cluster import Placement
 from pipeline.run.rows import Receipt, Row, Times, receipt_from, to_table

@@ -13,16 +13,9 @@ from models.dff.bundle import Bundle
 from pipeline.errors import ConfigError, UnsupportedVideo
 from pipeline.layout import Layout
 from pipeline.plan.key_frames import Carried
-from pipeline.records.commit import (
-    DataObject,
-    Provenance,
-    VideoCommit,
-    commit_video,
-    identity,
-    new_attempt,
-    open_run,
-)
+from pipeline.records.commit import DataObject, Provenance, VideoCommit, commit_video, identity, new_attempt
 from pipeline.records.recognition_schema import RecognitionRecord
+from pipeline.records.session import open_run
 from pipeline.storage import Storage
 from pipeline.tasks.recognize import RecognizeTask
 from pipeline.tasks.recognize_flow import path_of
