@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,11 +28,12 @@ def folder(parent: str) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # swept in the moment before it was locked
         try:
-            with suppress(OSError):  # a file system without locks, where `sweep` deletes nothing
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # being swept
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # being swept
+            except OSError:
+                pass  # a file system without locks, where `sweep` deletes nothing
             if not os.path.isdir(path):
                 continue
             try:

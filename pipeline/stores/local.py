@@ -149,8 +149,12 @@ def _temporary(path: str) -> Iterator[tuple[str, BinaryIO]]:
         temporary = os.path.join(folder, f".{uuid.uuid4().hex}.part")
         with open(temporary, "xb") as file:
             try:
-                with contextlib.suppress(OSError):  # a file system without locks, where `sweep` deletes nothing
+                try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # being swept
+                except OSError:
+                    pass  # a file system without locks, where `sweep` deletes nothing
                 if not os.path.exists(temporary):
                     continue  # swept in the moment before it was locked
                 yield temporary, file
