@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from pipeline import __version__
 from pipeline.config import fingerprint_keys
 from pipeline.config_flow import FlowConfig
@@ -29,10 +31,14 @@ if TYPE_CHECKING:
 HALO = 2
 """models.memfof.halo(): a frame's flow needs one neighbour, and its validity the neighbour's own flow."""
 
-BYTES_PER_PIXEL = {"pcodec": 0.55, "none": 13.0}
-"""Of one direction at 1/64 px, validity and confidence included: an estimate from the README's measurements.
-
-Plain lists hold 8 bytes of flow, 4 of confidence and an eighth of validity, and compress little."""
+PLAIN_BYTES = 13.0
+"""Of a pixel of one direction, codec none: 8 of flow, 4 of confidence, an eighth of validity; they compress little."""
+HALVINGS, FLOW_BYTES = (0, 2, 4, 6, 8), (0.05, 0.10, 0.25, 0.52, 0.93)
+"""Of a pixel's flow with pcodec, by log2(1 / max_error_px): measured on memfof-compact's flows of four clips."""
+OTHER_BYTES = 0.10
+"""Of its validity and confidence, likewise."""
+ROUGHER = 1.2
+"""How much more a stored pixel takes for each halving of the stored size, likewise: 1.7 at 1/8."""
 ROW_BYTES = 100
 """Of everything else in a row."""
 
@@ -102,10 +108,7 @@ class FlowTask:
         config, frames = self.config, len(info.pts)
         height, width = stored_size(info.height, info.width, config.stored_scale)
         fields = (frames - 1) * (2 if config.directions == "both" else 1)
-        each = BYTES_PER_PIXEL[config.codec]
-        if config.codec != "none":  # a bit a component for each halving of the bound
-            each = max(0.1, each + math.log2(1 / (64 * config.max_error_px)) / 4)
-        return int(fields * height * width * each) + ROW_BYTES * frames
+        return int(fields * height * width * _bytes_per_pixel(config)) + ROW_BYTES * frames
 
     def load(self, device: str, threads: int) -> FlowProcessor:
         # Here, so that probing and joining, in processes of their own, need not wait for torch.
@@ -145,6 +148,16 @@ class FlowTask:
             row_group_bytes=files.row_group_bytes,
         )
         return made.rows
+
+
+def _bytes_per_pixel(config: FlowConfig) -> float:
+    """Of one direction's stored fields: an estimate."""
+    if config.codec == "none":
+        return PLAIN_BYTES
+    halvings = math.log2(1 / config.max_error_px)
+    beyond = max(0.0, halvings - HALVINGS[-1]) / 4  # noise: a bit a component for each
+    flow = float(np.interp(halvings, HALVINGS, FLOW_BYTES)) + beyond
+    return (flow + OTHER_BYTES) * ROUGHER ** math.log2(1 / config.stored_scale)
 
 
 def _joined(

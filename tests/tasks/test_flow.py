@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +31,7 @@ from tests.tasks.flow_support import cutting, records, same, task_of, tiny
 
 __all__ = ["tiny"]
 
+SAMPLES = Path(__file__).parents[2] / "jobs" / "samples"
 CUTS = {"image": cutting, "options": {"crf": "10"}, "size": (64, 48)}
 
 
@@ -264,8 +267,10 @@ def test_the_estimate_of_bytes_follows_size_scale_directions_and_codec(tiny: str
 
     full = estimated()
     assert estimated("directions=forward") == pytest.approx(full / 2, rel=0.05)
-    assert estimated("stored_scale=1/2") == pytest.approx(full / 4, rel=0.05)
-    assert estimated("max_error_px=1/128") > full > estimated("max_error_px=1/16")
+    assert full / 4 < estimated("stored_scale=1/2") < full / 3  # a smaller field is less smooth
+    sizes = [estimated(f"max_error_px={bound}") for bound in ("4", "1", "1/10", "1/64", "1/128", "1/1024", "1/4096")]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < 3 * sizes[-3]
     assert estimated("codec=none") >= 9 * 2 * 160 * 144 * 12
 
 
@@ -275,6 +280,17 @@ def test_plain_lists_take_about_what_was_estimated(tiny: str, tmp_path: Path) ->
     ((output, content),) = join(task, data, process(task, data, tmp_path), tmp_path)
     assert len(content) == pytest.approx(task.output_bytes(probed(data, task)[1], len(data)), rel=0.4)
     assert output.rows == 6
+
+
+@pytest.mark.parametrize("sets", [[], ["max_error_px=1/8"], ["max_error_px=1/512"], ["stored_scale=1/4"]])
+def test_flows_of_a_real_clip_take_about_what_was_estimated(tmp_path: Path, sets: list[str]) -> None:
+    with av.open(str(SAMPLES / "cityCC0.mpg")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in itertools.islice(container.decode(video=0), 3)]
+    data = make_video(frames=3, size=(360, 200), image=lambda index, width, height: pictures[index][:height, :width])
+    task = task_of("memfof-compact", "iterations=4", *sets)
+    ((_, content),) = join(task, data, process(task, data, tmp_path), tmp_path)
+    estimate = task.output_bytes(probed(data, task)[1], len(data))
+    assert estimate / 2 < len(content) < 2 * estimate
 
 
 def test_an_error_in_the_model_ends_the_clip_and_its_threads(
