@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.records import read_flow
 from pipeline.records.flow import read_flow_file
+from pipeline.records.flow_files import flo_bytes
 from tests.e2e.support import (
     ROOT,
     Cluster,
@@ -252,6 +253,33 @@ def test_a_run_s_fields_are_exported_as_files(clean: Path, tmp_path: Path) -> No
         done = job.wait()
     assert done.code == 2, done.text
     assert no_traceback(done.text)
+
+
+def test_a_run_is_evaluated_against_a_benchmark_s_truth(clean: Path, tmp_path: Path) -> None:
+    """A truth in Sintel's layout that is off by 1, 2, … px: each error belongs to its video and frame."""
+    for video, frames in (("cuts.mp4", (0, 8)), ("day1/a.mkv", (0, 15)), ("two.mp4", (0,))):
+        for record in read_flow(str(clean), video, frames, directions="forward"):
+            assert record.flow_forward is not None
+            truth = record.flow_forward + np.float32([[[0]], [[1 + record.frame_index]]])
+            name = f"{Path(video).stem}/frame_{1 + record.frame_index:04d}.flo"
+            write(tmp_path / "gt" / "flow", {name: flo_bytes(truth)})
+    command = [str(ROOT / "jobs" / "evaluate.py"), "flow", str(clean), str(tmp_path / "gt")]
+    with Job([*command, "--json", str(tmp_path / "scores.json")]) as job:
+        done = job.wait()
+    assert done.code == 0, done.text
+    assert "mean over pairs" in done.text
+    scores = {pair["pair"]: pair["all"]["epe"] for pair in json.loads((tmp_path / "scores.json").read_text())["pairs"]}
+    assert scores == pytest.approx(
+        {"a/frame_0001": 1, "a/frame_0016": 16, "cuts/frame_0001": 1, "cuts/frame_0009": 9, "two/frame_0001": 1},
+        abs=1e-5,
+    )
+    for name, says in (("cuts/frame_0007.flo", "no forward flow"), ("none/frame_0001.flo", "no video named none")):
+        write(tmp_path / name / "flow", {name: flo_bytes(truth)})
+        with Job([*command[:-1], str(tmp_path / name)]) as job:
+            done = job.wait()
+        assert done.code == 2, done.text
+        assert says in done.text
+        assert no_traceback(done.text)
 
 
 def test_the_files_open_without_our_code(clean: Path) -> None:

@@ -12,10 +12,13 @@ import pytest
 
 from pipeline.errors import ConfigError, InputNotFound
 from pipeline.evaluation import flow as evaluation
-from pipeline.evaluation.flow_layouts import find_pairs
+from pipeline.evaluation.flow_layouts import Pair, find_pairs
 from pipeline.evaluation.flow_sources import from_files, picture, source
+from pipeline.layout import Layout
 from pipeline.records.flow_files import flo_bytes, kitti_bytes
 from pipeline.records.png import encode_png
+from pipeline.storage import Storage
+from tests.records.flow_samples import committed, flow_row, write_file
 
 ROOT = Path(__file__).parents[2]
 SIZE = (24, 32)
@@ -118,6 +121,29 @@ def test_predictions_are_files_named_as_the_truth(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputNotFound, match=r"no prediction alley_1/frame_0001\.flo"):
         from_files(tmp_path / "none", pairs[0])
+
+
+def test_predictions_of_a_run_are_found_by_video_frame_and_direction(tmp_path: Path) -> None:
+    layout, storage = Layout(str(tmp_path / "out")), Storage()
+    rows = {video: [flow_row(frame, count=3, video=video) for frame in range(3)] for video in ("cave", "alley")}
+    for video, some in rows.items():
+        path = write_file(tmp_path / f"{video}.parquet", some)
+        committed(storage, layout, video, [(f"flow/{video}.mp4.parquet", path, 3, False)])
+    predicted = source(layout.output)
+    nowhere = Path("not read")
+    for video, some in rows.items():
+        for index, row in enumerate(some):
+            for backward, field in ((False, row.flow_forward), (True, row.flow_backward)):
+                pair = Pair("a pair", nowhere, nowhere, nowhere, video, index, backward=backward)
+                if field is not None:
+                    np.testing.assert_allclose(predicted(pair), field, rtol=0, atol=1 / 64)
+                    continue
+                with pytest.raises(InputNotFound, match="has no backward flow" if backward else "has no forward flow"):
+                    predicted(pair)
+    with pytest.raises(InputNotFound, match=r"no video named market among \['alley', 'cave'\]"):
+        predicted(Pair("a pair", nowhere, nowhere, nowhere, "market", 0))
+    with pytest.raises(InputNotFound, match="frames 0 to 2"):
+        predicted(Pair("a pair", nowhere, nowhere, nowhere, "cave", 3))
 
 
 def test_what_cannot_be_evaluated_is_refused(tmp_path: Path) -> None:
