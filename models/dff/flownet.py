@@ -44,6 +44,13 @@ def crop(x: Tensor, like: Tensor) -> Tensor:
     return x[..., 1 : 1 + like.shape[-2], 1 : 1 + like.shape[-1]]
 
 
+def halved(x: Tensor) -> Tensor:
+    """Means of 2x2 pixels, and of what a last row or column has."""
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        return F.avg_pool2d(x, 2, ceil_mode=True)
+    return F.interpolate(x, scale_factor=0.5, mode="bilinear")  # the same, in a quarter of the time on the CPU
+
+
 def active(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE)
 
@@ -107,7 +114,7 @@ class FlowNet(nn.Module):
             parts = [self(*pair) for pair in zip(torch.split(current, 1), torch.split(key, 1), strict=True)]
             flows, scales = [flow for flow, _ in parts], [scale for _, scale in parts if scale is not None]
             return torch.cat(flows), torch.cat(scales) if scales else None
-        x = F.avg_pool2d(torch.cat([current, key], 1) / 255, 2, ceil_mode=True)  # (N, 6, H/2, W/2)
+        x = halved(torch.cat([current, key], 1)) / 255  # (N, 6, H/2, W/2)
         x = F.avg_pool2d(self.decoded(x), 2, ceil_mode=True)  # (N, 194, h, w), from 1/8 of the image
         with full_precision(x):  # bf16 counts in eighths of a cell at 16 cells
             flow = CELLS * self.Convolution5(x.float())

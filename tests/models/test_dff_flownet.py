@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.dff import FlowNet
+from models.dff.flownet import halved
 from tests.models.dff_weights import CURRENT, KEY, SIZES, golden, images, published, relative, resized, shapes
 
 WIDTHS = {"flownet": 1.0, "flownet_half": 0.5}
@@ -54,6 +56,12 @@ def test_any_size_gives_a_cell_for_every_16_pixels_or_part_of_them(height: int, 
         flow, scale = compact()(*torch.randn(2, 1, 3, height, width))
     assert flow.shape == (1, 2, -(-height // 16), -(-width // 16))
     assert scale.shape == (1, 8, *flow.shape[2:])
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 12), (9, 5), (1, 1)])
+def test_images_are_halved_as_published(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(halved(x), F.avg_pool2d(x, 2, ceil_mode=True), rtol=1e-6, atol=1e-6)
 
 
 def test_current_and_key_are_not_interchangeable() -> None:
