@@ -16,6 +16,8 @@ from pipeline.records.rle import VOID, Labels
 OPACITY = 0.5
 SHOWN = 0.002
 """Share of the frame from which a class is listed."""
+SURE = 0.2
+"""Score from which an object is drawn. Records hold less sure ones too, for measures that go over all scores."""
 _KEY_PAPER: Colour = (255, 190, 0)
 _PAPER: Colour = (30, 30, 30)
 
@@ -56,10 +58,11 @@ def paint_labels(rgb: Picture, labels: Labels, palette: NDArray[np.uint8], opaci
 def draw_boxes(
     rgb: Picture, found: Detections, classes: Sequence[str], palette: NDArray[np.uint8], scale: int = 1
 ) -> Picture:
-    """The frame [H,W,3] with a frame around each object and its class and score above; the surest on top."""
+    """The frame [H,W,3] with a frame around each object that is SURE, its class and score above; the surest on top."""
     picture = rgb.copy()
     height, width = rgb.shape[:2]
-    for place in np.argsort(found.scores, kind="stable"):
+    order = np.argsort(found.scores, kind="stable")
+    for place in order[found.scores[order] >= SURE]:
         colour = palette[found.classes[place]]
         x1, y1, x2, y2 = (round(float(edge)) for edge in found.boxes[place])
         x1, x2 = (min(max(0, x), width) for x in (x1, x2))

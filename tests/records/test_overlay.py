@@ -37,6 +37,8 @@ def test_boxes_are_framed_inside_the_picture_and_the_surest_is_on_top() -> None:
     assert (picture[30, 20] == 0).all(), "nothing inside"
     empty = draw_boxes(rgb, Detections.none(), CLASSES, PALETTE)
     assert np.array_equal(empty, rgb)
+    doubtful = Detections(boxes, np.array([0.05, 0.19, 0.1], np.float32), np.array([2, 0, 3], np.int32))
+    assert np.array_equal(draw_boxes(rgb, doubtful, CLASSES, PALETTE), rgb), "what is stored for measures is not drawn"
 
 
 def test_an_overlay_tells_key_frames_from_others() -> None:
