@@ -157,7 +157,7 @@ def _bytes_per_pixel(config: FlowConfig) -> float:
     halvings = math.log2(1 / config.max_error_px)
     beyond = max(0.0, halvings - HALVINGS[-1]) / 4  # noise: a bit a component for each
     flow = float(np.interp(halvings, HALVINGS, FLOW_BYTES)) + beyond
-    return (flow + OTHER_BYTES) * ROUGHER ** math.log2(1 / config.stored_scale)
+    return (flow + OTHER_BYTES) * math.pow(ROUGHER, math.log2(1 / config.stored_scale))
 
 
 def _joined(
