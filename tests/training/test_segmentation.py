@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.training import kinds
 from pipeline.training.export import save_weights
 from pipeline.training.segmentation_evaluation import agreement, made_motion, per_frame
-from pipeline.training.segmentation_loop import SegmentationTrainer, flow_loss
+from pipeline.training.segmentation_loop import SegmentationTrainer, flow_loss, rate_of
 from pipeline.training.segmentation_motion import camera_flow
 from pipeline.training.segmentation_recipe import CameraRecipe, SegmentationRecipe
 from pipeline.training.segmentation_sampling import IGNORED, Labelled, PairSampler, load_labelled
@@ -251,6 +251,14 @@ def test_the_shipped_recipe_is_valid_and_known_to_the_job() -> None:
     loaded = config.load(SegmentationRecipe, CONFIG, [])
     assert len(loaded.classes) == 11
     assert kinds.kind_of(loaded).network == "models.dff.bundle.unpack"
+
+
+def test_the_papers_recipe_is_sgd_whose_rate_falls_once_and_learns_from_carried_frames() -> None:
+    loaded = config.load(SegmentationRecipe, CONFIG.with_name("dff_paper.yaml"), [])
+    rates = [rate_of(loaded.optimiser, step, step / loaded.schedule.steps) for step in (0, 14999, 15000, 19999)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert (loaded.optimiser.kind, loaded.loss.keys, loaded.loss.flow, loaded.frozen_stages) == ("sgd", 0, 0, 1)
+    assert len(loaded.classes) == 19
 
 
 @pytest.mark.parametrize(
