@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.cain_sd import block_motion, cost
 from models.cain_sd.block_motion import BlockMotion
-from models.cain_sd.cain import CAIN, full_precision, spatial_mean
+from models.cain_sd.cain import CAIN, depth_to_space, full_precision, spatial_mean
 from models.cain_sd.carn import CARNM
 from models.cain_sd.light_sr import LightSR
 from models.cain_sd.pwcnet import PWCNet
@@ -160,15 +160,15 @@ class CAINSD(nn.Module):
 def exits(cain: CAIN, frame0: Tensor, frame1: Tensor, means: Means | None = None) -> list[Tensor]:
     """CAIN's frame after each group, without padding; frames [N,3,H,W] with sides that its shuffle factor divides."""
     mean0, mean1 = means if means is not None else (spatial_mean(frame0), spatial_mean(frame1))
-    folded = [F.pixel_unshuffle(x - mean, cain.shuffle) for x, mean in ((frame0, mean0), (frame1, mean1))]
+    folded = cain.fold(frame0 - mean0, frame1 - mean1)
     with full_precision(frame0):
-        shallow = cain.head(torch.cat(folded, 1))
+        shallow = cain.head(folded)
     deep, found = shallow, []
     for group in cain.groups:
         deep = group(deep)
         with full_precision(frame0):
             features = cain.tail(deep + shallow)
-        found.append(F.pixel_shuffle(features, cain.shuffle) + (mean0 + mean1) / 2)
+        found.append(depth_to_space(features, cain.shuffle) + (mean0 + mean1) / 2)
     return found
 
 

@@ -24,12 +24,33 @@ PREFIX = "encoder.interpolate."  # of every key in the published checkpoints
 
 
 def spatial_mean(x: Tensor) -> Tensor:
-    """Mean over H and W, [N,C,H,W] -> [N,C,1,1].
+    """Mean over H and W, [N,C,H,W] -> [N,C,1,1]; of half precision in fp32.
 
-    In two steps, rows first: each step has many outputs, so torch splits the outputs among threads and never one sum;
-    the result then does not depend on the number of threads or on the batch.
+    In two steps: each step has many outputs, so torch splits the outputs among threads and never one sum; the result
+    then does not depend on the number of threads or on the batch. Which side goes first depends on the layout: the
+    other one takes five to ten times as long.
     """
-    return x.mean(3, keepdim=True).mean(2, keepdim=True)
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return x.mean(3, keepdim=True, dtype=wide).mean(2, keepdim=True)
+    count, channels, _, width = x.shape
+    columns = x.permute(0, 2, 3, 1).flatten(2).mean(1, dtype=wide)  # (N, W * C)
+    return columns.reshape(count, width, channels).mean(1)[:, :, None, None]
+
+
+def space_to_depth(x: Tensor, factor: int) -> Tensor:
+    """F.pixel_unshuffle, [N,C,H,W] -> [N,C*factor²,H/factor,W/factor]: twice as fast on the CPU."""
+    if factor > 4:  # too many small parts
+        return F.pixel_unshuffle(x, factor)
+    parts = [x[..., down::factor, across::factor] for down in range(factor) for across in range(factor)]
+    return torch.stack(parts, 2).flatten(1, 2)
+
+
+def depth_to_space(x: Tensor, factor: int) -> Tensor:
+    """F.pixel_shuffle, [N,C*factor²,H,W] -> [N,C,H*factor,W*factor]: four times as fast on the CPU, channels last."""
+    count, channels, height, width = x.shape
+    cells = x.reshape(count, channels // factor**2, factor, factor, height, width)
+    return cells.permute(0, 1, 4, 2, 5, 3).reshape(count, -1, height * factor, width * factor)
 
 
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -153,16 +174,20 @@ class CAIN(nn.Module):
         height, width = frame0.shape[-2:]
         left, right, top, bottom = padding = centred_padding(height, width, multiple, 2 * self.shuffle)
 
-        x0 = F.pixel_unshuffle(pad(frame0 - mean0, padding), self.shuffle)  # (N, 3 s², H/s, W/s)
-        x1 = F.pixel_unshuffle(pad(frame1 - mean1, padding), self.shuffle)
+        folded = self.fold(pad(frame0 - mean0, padding), pad(frame1 - mean1, padding))  # (N, 6 s², H/s, W/s)
         with full_precision(frame0):
-            shallow = self.head(torch.cat([x0, x1], 1))  # (N, C, H/s, W/s)
+            shallow = self.head(folded)  # (N, C, H/s, W/s)
         deep = self._body(shallow, depths)
         with full_precision(frame0):
             features = self.tail(deep + shallow)  # (N, 3 s², H/s, W/s)
-        middle = F.pixel_shuffle(features, self.shuffle)
+        middle = depth_to_space(features, self.shuffle)
         middle = middle[..., top : middle.shape[-2] - bottom, left : middle.shape[-1] - right]
         return middle + (mean0 + mean1) / 2
+
+    def fold(self, frame0: Tensor, frame1: Tensor) -> Tensor:
+        """What the head sees, [N,3,H,W] twice -> [N,6 s²,H/s,W/s], channels last: faster from here on."""
+        folded = [space_to_depth(frame, self.shuffle) for frame in (frame0, frame1)]
+        return torch.cat(folded, 1).contiguous(memory_format=torch.channels_last)
 
     def _body(self, x: Tensor, depths: Sequence[int]) -> Tensor:
         done: list[Tensor] = []

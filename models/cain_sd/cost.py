@@ -52,9 +52,9 @@ def carn_macs_per_pixel(scale: int, sizes: carn.Sizes | None = None) -> float:
 
 
 def light_sr_macs_per_pixel(scale: int, sizes: light_sr.LightSizes | None = None) -> float:
-    """Of LightSR, for each pixel of its enlarged output; the bicubic enlargement is not counted."""
+    """Of LightSR, for each pixel of its enlarged output, with the bicubic enlargement of its three channels."""
     width = (sizes or light_sr.LightSizes()).width
-    return 9 * (6 * scale**2 * width + width**2 + width * 3 * scale**2) / scale**2
+    return 9 * (6 * scale**2 * width + width**2 + width * 3 * scale**2) / scale**2 + 3 * light_sr.TAPS
 
 
 def finder_macs(

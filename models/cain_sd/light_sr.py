@@ -20,26 +20,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.cain_sd.cain import depth_to_space, space_to_depth
 from models.checkpoint import checked
+
+REACH = 2
+"""Pixels on either side that an enlarged pixel is made from."""
+TAPS = (2 * REACH + 1) ** 2
 
 
 @lru_cache(maxsize=64)
-def _weights(length: int, scale: int, device: torch.device) -> Tensor:
-    """[scale*length, length]: what each pixel of a line weighs in those of the enlarged line."""
+def _phases(scale: int, channels: int, device: torch.device) -> Tensor:
+    """[channels*scale², 1, 5, 5]: what a pixel's neighbours weigh in each of the pixels that it becomes."""
     with torch.inference_mode(False):
-        unit = torch.eye(length)[None, None]
-        size = (length * scale, length)
-        return F.interpolate(unit, size=size, mode="bicubic", align_corners=False)[0, 0].contiguous().to(device)
+        length = 4 * REACH + 1  # its middle is beyond the borders' reach
+        line = F.interpolate(torch.eye(length)[None, None], size=(length * scale, length), mode="bicubic")[0, 0]
+        one = line[2 * REACH * scale : (2 * REACH + 1) * scale, REACH : 3 * REACH + 1]  # (scale, 5)
+        both = torch.einsum("ay,bx->abyx", one, one).reshape(1, scale**2, 2 * REACH + 1, -1)
+        kernel = both.expand(channels, -1, -1, -1).reshape(channels * scale**2, 1, 2 * REACH + 1, -1)
+        return kernel.contiguous(memory_format=torch.channels_last).to(device)
 
 
 def bicubic(image: Tensor, scale: int) -> Tensor:
-    """F.interpolate's bicubic enlargement (align_corners=False) of [N,C,h,w], to rounding, as two products of matrices.
+    """F.interpolate's bicubic enlargement (align_corners=False), to rounding, folded: [N,C,h,w] -> [N,C*scale²,h,w].
 
-    On the CPU it is two to three times as fast: a fifth of what a patch of a quarter of the size takes.
+    As one convolution, on the CPU in a quarter of the time. `depth_to_space` unfolds it.
     """
-    down, across = (_weights(length, scale, image.device) for length in image.shape[-2:])
-    with torch.autocast(image.device.type, enabled=False):
-        return down @ image.float() @ across.T
+    channels = image.shape[1]
+    padded = F.pad(image.float(), (REACH,) * 4, mode="replicate").contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return F.conv2d(padded, _phases(scale, channels, image.device), groups=channels)
 
 
 @dataclass(frozen=True)
@@ -93,10 +102,11 @@ class LightSR(nn.Module):
                 f"frames are {list(frame0.shape[-2:])} and {list(frame1.shape[-2:])}; the enlarged picture will be "
                 f"{[height, width]}"
             )
-        enlarged = bicubic(image, scale)
-        missing = [F.pixel_unshuffle(frame - enlarged, scale) for frame in (frame0, frame1)]  # (N, 3 s², h, w) each
-        added = self.up[str(scale)](torch.cat(missing, 1).contiguous(memory_format=torch.channels_last))
-        return enlarged + F.pixel_shuffle(added.to(enlarged.dtype), scale)
+        enlarged = bicubic(image, scale)  # (N, 3 s², h, w)
+        folded = (space_to_depth(frame, scale) for frame in (frame0, frame1))
+        missing = [each.contiguous(memory_format=torch.channels_last) - enlarged for each in folded]
+        added = self.up[str(scale)](torch.cat(missing, 1))
+        return depth_to_space(enlarged + added.to(enlarged.dtype), scale)
 
     @classmethod
     def from_reference(cls, tensors: Mapping[str, Any]) -> LightSR:

@@ -123,15 +123,28 @@ def lost_detail(frame0: Tensor, frame1: Tensor, size: tuple[int, int]) -> Tensor
     In blocks of 2x2 and of 4x4 pixels, what is left of the frames' difference without each block's mean: detail that
     moves, which neither the small frames nor the neighbours tell; then the same of the frames themselves, 2x2.
     """
-    grey0, grey1 = frame0.mean(1, keepdim=True), frame1.mean(1, keepdim=True)
-    lost = [within(grey0 - grey1, 2), within(grey0 - grey1, 4), (within(grey0, 2) + within(grey1, 2)) / 2]
+    down, across = (-side % 4 for side in frame0.shape[-2:])  # repeated, so that blocks at the border are whole
+    grey0, grey1 = ((x[:, :1] + x[:, 1:2] + x[:, 2:]) / 3 for x in (frame0, frame1))
+    if down or across:
+        grey0, grey1 = (F.pad(x, (0, across, 0, down), mode="replicate") for x in (grey0, grey1))
+    change = grey0 - grey1
+    fine, fine2 = halved(change), halved(change * change)
+    lost = [
+        variance(fine, fine2),
+        variance(halved(fine), halved(fine2)),
+        (variance(halved(grey0), halved(grey0 * grey0)) + variance(halved(grey1), halved(grey1 * grey1))) / 2,
+    ]
     return torch.cat([F.adaptive_avg_pool2d(each, size) for each in lost], 1).sqrt() * DETAIL_GAIN
 
 
-def within(x: Tensor, side: int) -> Tensor:
-    """Variance inside blocks of side x side, [N,1,H,W] -> [N,1,H/side,W/side]; blocks at the border may be cut."""
-    mean = F.avg_pool2d(x, side, ceil_mode=True)
-    return (F.avg_pool2d(x * x, side, ceil_mode=True) - mean * mean).clamp_min(0)
+def halved(x: Tensor) -> Tensor:
+    """Means over blocks of 2x2, [N,1,H,W] -> [N,1,H/2,W/2]: several times as fast as avg_pool2d on the CPU."""
+    rows = x[..., ::2, :] + x[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
+
+
+def variance(mean: Tensor, square: Tensor) -> Tensor:
+    return (square - mean * mean).clamp_min(0)
 
 
 def motion_magnitude(forward: Tensor, backward: Tensor) -> Tensor:

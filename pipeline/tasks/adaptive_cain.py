@@ -60,10 +60,7 @@ class CainBackbone:
     def run(self, scale: int, pieces: Sequence[tuple[CainState, Patch]], depths: Sequence[int]) -> Tensor:
         lefts, rights = ([_cut(getattr(state, side), patch) for state, patch in pieces] for side in ("left", "right"))
         means = [torch.cat([state.means[index] for state, _ in pieces]) for index in (0, 1)]
-        # What resampling and enlarging want in planes, the network itself wants pixel by pixel.
-        layout = torch.channels_last if scale == 1 else torch.contiguous_format
-        left, right = (torch.cat(x).contiguous(memory_format=layout) for x in (lefts, rights))
-        return self._network.synthesise(left, right, scale, depths, (means[0], means[1]))
+        return self._network.synthesise(torch.cat(lefts), torch.cat(rights), scale, depths, (means[0], means[1]))
 
 
 def _cut(frame: Tensor, patch: Patch) -> Tensor:
