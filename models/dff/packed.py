@@ -80,4 +80,5 @@ def _bias(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _available() -> bool:
     """torch names these operations for its own compiler; a build without oneDNN lacks them."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise")
+    built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(built) and hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise")
