@@ -75,7 +75,8 @@ class FlowProcessor:
                 if made is None:
                     break
                 work += info.width * info.height
-                self._bare.made(work, model_s)
+                if made[0].next_pts is not None:  # a shot's last frame was computed with the one before it
+                    self._bare.made(work, model_s)
                 writer.put(rows.row(*made))
                 del made  # 50 MB at 1080p, while the next is computed
                 beat("model")

@@ -103,6 +103,16 @@ def test_videos_of_a_few_frames_have_the_flows_that_they_can_have(tiny: str, tmp
     assert [record.flow_forward is None for record in found] == [False] * (frames - 1) + [True]
 
 
+def test_what_the_model_alone_takes_is_timed_on_frames_that_it_computes(tiny: str, tmp_path: Path) -> None:
+    """A shot's last frame comes with the one before it: two-frame clips once made the model 200 times as fast."""
+    (two,) = process(task_of(tiny), make_video(frames=2), tmp_path / "two")
+    assert two.bare == (0.0, 0.0)
+    (cuts,) = process(task_of(tiny), make_video(frames=10, **CUTS), tmp_path / "cuts")
+    work, seconds = cuts.bare
+    assert work > 0
+    assert seconds > 0
+
+
 @pytest.mark.parametrize("size", [(16, 16), (130, 34), (66, 130)])
 def test_sides_of_any_length_keep_their_size(tiny: str, tmp_path: Path, size: tuple[int, int]) -> None:
     found = records(task_of(tiny), make_video(frames=2, size=size), tmp_path)
