@@ -229,6 +229,20 @@ def test_the_full_size_recipes_train_at_toy_size(clips: list[Clip], tmp_path: Pa
         assert changed(before, parts(trainer.network)) >= {f"finder.{net}_net" for net in full.adapts}
 
 
+@pytest.mark.parametrize("name", ["cain_sd", "cain_s", "cain_d"])
+def test_the_compact_finders_recipes_start_from_the_shipped_networks_and_leave_them(
+    name: str, clips: list[Clip]
+) -> None:
+    document = config.load(SDRecipe, CONFIGS / f"{name}_compact_finder.yaml").model_dump(mode="json")
+    document["phases"] = [{**phase, "steps": 1, "frames": 1} for phase in document["phases"]]
+    trainer = SDTrainer(SDRecipe.model_validate(document))
+    shipped = parts(CAINSD.from_tensors(weights.load("cain-sd-compact").tensors))
+    before = parts(trainer.network)
+    assert changed(shipped, before) == {"finder.depth_net", "finder.scale_net"}, "which starts anew"
+    train(trainer, clips, trainer.steps)
+    assert changed(before, parts(trainer.network)) == {f"finder.{net}_net" for net in trainer.recipe.adapts}
+
+
 def test_the_full_size_recipe_has_the_papers_sizes_and_lambdas() -> None:
     full = config.load(SDRecipe, CONFIGS / "cain_sd_full.yaml")
     assert (full.resources.scale_lambda, full.resources.depth_lambda) == (5e-9, 5e-11)
