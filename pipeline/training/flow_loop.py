@@ -1,9 +1,9 @@
-"""MEMFOF's training: AdamW on one cycle, the sequence loss (specs 12), BatchNorm trained."""
+"""MEMFOF's training: AdamW on one cycle, the sequence loss (specs 12), BatchNorm trained or frozen."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import weights
 from models.memfof import MEMFOF
@@ -50,6 +50,10 @@ class FlowTrainer(BaseTrainer[MEMFOF, FlowBatch]):
     def loss(self, network: MEMFOF, batch: FlowBatch) -> Tensor:
         progress = min(self.progress, 1.0)
         iterations = self.recipe.stage(progress).iterations
+        if self.recipe.batch_norm == "frozen":
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()  # its scale and shift are trained all the same
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return training_loss(network, batch, iterations, self.recipe.loss, progress)
 

@@ -121,6 +121,8 @@ class FlowRecipe(RunRecipe):
     schedule: FlowSchedule
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay a step of the averaged weights that are measured and exported; 0 is none."""
+    batch_norm: Literal["trained", "frozen"] = "trained"
+    """`frozen` normalises by the statistics of `initial_weights`, as evaluation does: those of two crops are noise."""
     initial_weights: str | None = None
     """Name or URI of weights to start from (models/weights.py)."""
     initial_parts: tuple[str, ...] = ()

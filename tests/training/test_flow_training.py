@@ -212,6 +212,58 @@ def test_every_shipped_recipe_loads_and_is_of_a_network_that_exists(path: Path) 
     assert loaded.model.sizes == (Sizes() if "compact" not in path.stem else Sizes(64, (16, 32, 64), (1, 1, 1), 1))
 
 
+SUCCESSORS = {
+    "memfof_tartan": "",
+    "memfof_things": "memfof_tartan",
+    "memfof_tskh": "memfof_things",
+    "memfof_sintel": "memfof_tskh",
+    "memfof_kitti": "memfof_tskh",
+    "memfof_spring_1080p": "memfof_tskh",
+}
+"""Each full-size stage, and the one whose weights it starts from."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_full_size_stage_takes_a_step_from_the_weights_of_the_stage_before(tmp_path: Path) -> None:
+    """75.8 M parameters, 128x128 crops; all else as the recipes say. Through files, as jobs/train.py does."""
+    for stage, before in SUCCESSORS.items():
+        loaded = config.load(FlowRecipe, CONFIGS / f"{stage}.yaml", [])  # type: ignore[type-var]
+        start = str(tmp_path / f"{before}.safetensors") if before else None
+        assert (loaded.initial_weights is None) == (start is None)
+        (whole,) = loaded.stages
+        small = whole.model_copy(update={"crop": (128, 128)})
+        settings = loaded.model_copy(update={"stages": (small,), "initial_weights": start})
+        sampler = SceneSampler(PICTURES, settings)
+        trainer = FlowTrainer(settings, sampler=sampler)
+        if start:
+            assert torch.equal(
+                trainer.network.fnet.final_conv.weight, weights.load(start).tensors["fnet.final_conv.weight"].float()
+            )
+        head = trainer.network.flow_head[2].weight
+        untrained = head.detach().clone()
+        outcome = trainer.step(sampler.batch(0))
+        assert outcome["skipped"] == 0
+        assert 0 < outcome["loss"] < 1000
+        assert not torch.equal(head, untrained)
+        if stage in SUCCESSORS.values():
+            save_weights(trainer.result, tmp_path / f"{stage}.safetensors", {"network": "models.memfof.MEMFOF"})
+        del trainer, head
+
+
+def test_frozen_statistics_are_those_of_evaluation_while_scale_and_shift_are_trained() -> None:
+    settings = recipe(batch_norm="frozen")
+    trainer = FlowTrainer(settings)
+    norm = trainer.network.fnet.resnet.bn1
+    mean, scale = (x.detach().clone() for x in (norm.running_mean, norm.weight))
+    trainer.step(moved(5))
+    assert torch.equal(norm.running_mean, mean)
+    assert not torch.equal(norm.weight, scale)
+    trained = FlowTrainer(recipe())
+    trained.step(moved(5))
+    assert not torch.equal(trained.network.fnet.resnet.bn1.running_mean, mean)
+
+
 def test_a_compact_recipe_leads_to_the_shipped_weights_sizes() -> None:
     compact = config.load(FlowRecipe, CONFIGS / "memfof_compact.yaml", [])  # type: ignore[type-var]
     shipped = MEMFOF.from_reference(weights.load("memfof-compact").tensors)
