@@ -268,6 +268,8 @@ class InterpolateConfig(RunConfig):
     """RIFE: copy pixels that are equal in both frames, unless something passes there (captions, logos)."""
     adaptive: bool | Literal["auto"] = "auto"
     """Give each patch the scale and depth that its motion needs; auto: where the model knows how. Off: full depth."""
+    align: bool | Literal["auto"] = "auto"
+    """CAIN: give the network frames that block matching has brought to the middle; auto: where it learned on such."""
     quality: float = Field(0.5, ge=0, le=1)
     """Adaptive models: 0.5 is what training found, 1 full depth everywhere, 0 the cheapest; FLOPs never fall as it
     rises."""

@@ -225,8 +225,10 @@ class AdaptiveMidpoints(Recursion, Generic[S]):
 
     adaptive = True
 
-    def __init__(self, backbone: Backbone[S], config: InterpolateConfig, device: str, precision: str) -> None:
-        super().__init__(config, device)
+    def __init__(
+        self, backbone: Backbone[S], config: InterpolateConfig, device: str, precision: str, *, aligned: bool = False
+    ) -> None:
+        super().__init__(config, device, aligned=aligned)
         self._model = PatchModel(backbone, config, device, precision)
 
     @property

@@ -34,6 +34,8 @@ class Facts:
     rife: Sizes | None = None
     sd: CAINSD | None = None
     """Where the weights choose scale and depth for each patch: the networks' sizes, without their numbers."""
+    aligned: bool = False
+    """They learned on frames in which most of the motion is gone (models/alignment.py): their file says so."""
 
 
 def choose(model: str) -> tuple[str, str]:
@@ -65,12 +67,13 @@ def _load(model: str) -> tuple[Weights, Facts]:
 
     try:
         loaded = weights.load(model)
+        aligned = loaded.metadata.get("frames") == "aligned"
         if any(name.startswith("encode.cnn") for name in loaded.tensors):
             return loaded, Facts(loaded.name, loaded.sha256, rife=checkpoint.infer_sizes(loaded.tensors))
         if adaptive.is_adaptive(loaded.tensors):
             network = adaptive.CAINSD.from_tensors(loaded.tensors).to("meta")
-            return loaded, Facts(loaded.name, loaded.sha256, cain=network.cain.sizes, sd=network)
-        return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors))
+            return loaded, Facts(loaded.name, loaded.sha256, cain=network.cain.sizes, sd=network, aligned=aligned)
+        return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors), aligned=aligned)
     except weights.WeightsError as error:
         raise WeightsUnusable(str(error)) from error
     except (KeyError, ValueError) as error:
@@ -135,6 +138,7 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
         return Blend(), config.model, ""
     loaded, facts = load_weights(config)
     made: Interpolator
+    aligned = facts.aligned if config.align == "auto" else config.align
     try:
         if facts.rife is not None:
             rife = IFNet.from_reference(loaded.tensors)
@@ -145,10 +149,10 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
                 made = AdaptiveAnyTimeModel(adaptive_rife, config, device, precision)
         elif facts.sd is not None and config.adaptive:
             backbone = CainBackbone(adaptive.CAINSD.from_tensors(loaded.tensors), config.exit_depth, device)
-            made = AdaptiveMidpoints(backbone, config, device, precision)
+            made = AdaptiveMidpoints(backbone, config, device, precision, aligned=aligned)
         else:
             plain = adaptive.split_parts(loaded.tensors)["cain"] if facts.sd is not None else loaded.tensors
-            made = MidpointModel(CAIN.from_reference(plain), config, device, precision)
+            made = MidpointModel(CAIN.from_reference(plain), config, device, precision, aligned=aligned)
     except (KeyError, ValueError) as error:
         raise WeightsUnusable(f"model={config.model}: {error.args[0]}") from error
     return made, loaded.name, loaded.sha256

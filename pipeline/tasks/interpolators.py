@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from models.alignment import align, match
 from models.cain_sd import CAIN
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
 from pipeline.config import InterpolateConfig, PatchConfig
@@ -58,9 +59,11 @@ class Blend:
 class Recursion(ABC):
     """Any place by recursion on a model that knows the middle only, as near as `max_t_error` asks."""
 
-    def __init__(self, config: InterpolateConfig, device: str) -> None:
+    def __init__(self, config: InterpolateConfig, device: str, *, aligned: bool = False) -> None:
+        """aligned: the model is given frames in which most of the motion is gone (models/alignment.py)."""
         self._config = config
         self._device = device
+        self._aligned = aligned
         self._batch = config.batch if device.startswith("cuda") else 1
 
     def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
@@ -73,10 +76,20 @@ class Recursion(ABC):
             level = [(index, step) for index, step in steps if step.node.denominator == denominator]
             for start in range(0, len(level), self._batch):
                 part = level[start : start + self._batch]
-                ends = [(made[index][step.left].picture, made[index][step.right].picture) for index, step in part]
+                ends = [
+                    self._ends(made[index][step.left].picture, made[index][step.right].picture) for index, step in part
+                ]
                 for (index, step), (middle, decisions) in zip(part, self._middles(ends), strict=True):
                     made[index][step.node] = Made(middle, step.node, decisions)
         return [[have[node] for node in wanted] for have, wanted in zip(made, nodes, strict=True)]
+
+    def _ends(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model is given of two frames [3,H,W]."""
+        if not self._aligned:
+            return left, right
+        left, right = left.to(self._device)[None], right.to(self._device)[None]
+        left, right = align(left, right, match(left, right), 0.5)
+        return left[0], right[0]
 
     @abstractmethod
     def _middles(self, ends: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, FrameDecisions | None]]:
@@ -86,8 +99,10 @@ class Recursion(ABC):
 class MidpointModel(Recursion):
     """CAIN at one depth for the whole frame."""
 
-    def __init__(self, network: CAIN, config: InterpolateConfig, device: str, precision: str) -> None:
-        super().__init__(config, device)
+    def __init__(
+        self, network: CAIN, config: InterpolateConfig, device: str, precision: str, *, aligned: bool = False
+    ) -> None:
+        super().__init__(config, device, aligned=aligned)
         self._network = network.to(device).eval()
         self._bf16 = precision == "bf16"
 

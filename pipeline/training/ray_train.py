@@ -158,6 +158,7 @@ def _export(recipe: AnyRecipe, checkpoint: ray.train.Checkpoint, output: Path) -
     path = output / "weights.safetensors"
     metadata = {"network": kind.network, "steps": str(trainer.step_count), "seed": str(recipe.seed)}
     metadata |= getattr(trainer.result, "metadata", dict)()  # what the tensors alone do not say
+    metadata |= {"frames": "aligned"} if getattr(getattr(recipe, "data", None), "align", False) else {}
     digest = save_weights(trainer.result, path, metadata)
     last: dict[str, Any] = json.loads((output / HISTORY).read_text(encoding="utf-8").splitlines()[-1])
     return {**last, "weights": str(path), "sha256": digest}

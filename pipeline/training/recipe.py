@@ -60,6 +60,8 @@ class DataRecipe(_Frozen):
     """Brightness, contrast, saturation (factors 1 ± this) and hue (turn); one draw for all three frames."""
     transpose: bool = False
     """Swap rows and columns with probability one half; mirroring and temporal swap always happen so."""
+    align: bool = False
+    """Give the network frames in which most of the motion is gone (models/alignment.py), as the job does with it."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Last share of each clip's frames, kept from training and used to measure it."""
 

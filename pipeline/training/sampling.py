@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.alignment import align, match
 from pipeline.errors import InputNotFound
 from pipeline.training.clips import Clip, Frames
 from pipeline.training.recipe import DataRecipe, ScheduleRecipe, Stage
@@ -20,6 +21,8 @@ from pipeline.training.synthetic import OVERSAMPLING, make_triplet
 
 CANDIDATES = 4  # crops looked at before one is chosen by how much moves in it
 CHAOS = 12.0  # grey levels of change beyond which more is no better: it is as often disorder as motion
+MARGIN = 32
+"""Pixels around a crop that its motion is found with, where the frame has them."""
 
 
 class Batch(NamedTuple):
@@ -79,16 +82,18 @@ class TripletSampler:
         progress = step / self._recipe.schedule.steps
         stage = self._recipe.stage(progress)
         samples, sides = [], []
+        side_seen = stage.crop + (2 * MARGIN if self._data.align else 0)
         for index in range(stage.batch):
             rng = np.random.default_rng([self._seed, step, rank, index])
             if rng.random() < self._data.synthetic.at(progress):
                 reach = self._data.synthetic_reach.at(progress)
-                frames, side = make_triplet(self._stills, stage.crop, reach, rng), stage.crop
+                frames, side = make_triplet(self._stills, side_seen, reach, rng), stage.crop
             else:
-                frames, side = self._real(stage.crop, rng)
+                frames, side = self._real(side_seen, rng)
             frames = flip(frames, rng, transpose=self._data.transpose)
             scaled = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().div_(255)
-            samples.append(colour_jitter(scaled, rng, self._data.colour_jitter))
+            changed = colour_jitter(scaled, rng, self._data.colour_jitter)
+            samples.append(centre(aligned(changed), stage.crop) if self._data.align else changed)
             sides.append(side)
         stacked = torch.stack(samples, 1)  # (3 frames, N, 3, S, S)
         return Batch(*(frame.contiguous(memory_format=torch.channels_last) for frame in stacked)), sides
@@ -99,9 +104,10 @@ class TripletSampler:
         return source, int(rng.choice(source.starts))
 
     def _real(self, crop: int, rng: np.random.Generator) -> tuple[Frames, int]:
-        """[3,crop,crop,3] uint8, and the short side of the frame."""
+        """[3,crop,crop,3] uint8, or as much as the frame has, and the frame's short side."""
         clip, gap, starts = self._sources[rng.choice(len(self._sources), p=self._probabilities)]
         height, width = clip.frames.shape[1:3]
+        crop = min(crop, height, width)
         windows, motions = [], []
         for _ in range(CANDIDATES if self._data.seek_motion else 1):
             start = int(starts[rng.integers(len(starts))])
@@ -131,6 +137,18 @@ def _weight(source: Source, data: DataRecipe) -> float:
     # The root lets a long clip count for more than a short one, yet not drown it.
     root: float = len(source.starts) ** 0.5
     return root * data.gaps[source.gap] * data.clip_weights.get(source.clip.name, 1.0)
+
+
+def aligned(frames: Tensor) -> Tensor:
+    """[3,3,H,W]: before, middle, after; the outer two as they look in the middle by the motion between them."""
+    before, middle, after = (frames[index : index + 1] for index in range(3))
+    before, after = align(before, after, match(before, after), 0.5)
+    return torch.cat([before, middle, after])
+
+
+def centre(frames: Tensor, side: int) -> Tensor:
+    top, left = ((length - side) // 2 for length in frames.shape[-2:])
+    return frames[..., top : top + side, left : left + side]
 
 
 def flip(frames: Frames, rng: np.random.Generator, *, transpose: bool) -> Frames:

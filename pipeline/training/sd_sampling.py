@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.cain_sd.cost import SCALES
 from pipeline.training.clips import Clip
-from pipeline.training.sampling import Batch, TripletSampler, flip
+from pipeline.training.sampling import Batch, TripletSampler, aligned, flip
 from pipeline.training.sd_recipe import SDRecipe
 
 HELD_OUT = 1 << 20  # keys of held-out frames begin here
@@ -59,5 +59,7 @@ class SDSampler:
         frames = source.clip.frames[start : start + 2 * source.gap + 1 : source.gap]
         height, width = (side // self._multiple * self._multiple for side in frames.shape[1:3])
         frames = flip(frames[:, :height, :width], rng, transpose=False)
-        scaled = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[:, None].float().div_(255)
-        return Batch(*scaled), min(height, width)
+        scaled = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().div_(255)
+        if self._recipe.data.align:
+            scaled = aligned(scaled)
+        return Batch(*scaled[:, None]), min(height, width)
