@@ -67,6 +67,11 @@ def align(frame0: Tensor, frame1: Tensor, flow: Tensor, t: float) -> tuple[Tenso
     return torch.where(differs, warped0, frame0), torch.where(differs, warped1, frame1)
 
 
+def to_middle(frame0: Tensor, frame1: Tensor) -> tuple[Tensor, Tensor]:
+    """Both frames [N,3,H,W] as they look halfway between them."""
+    return align(frame0, frame1, match(frame0, frame1), 0.5)
+
+
 def _warped(frame0: Tensor, frame1: Tensor, flow: Tensor, t: float) -> tuple[Tensor, Tensor]:
     height, width = frame0.shape[-2:]
     grid = grid_of(height, width, frame0.device)

@@ -183,6 +183,11 @@ class Weights:
     tensors: Mapping[str, Tensor] = field(repr=False)
     metadata: Mapping[str, str]
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the network learned on frames brought to the middle (models/alignment.py), as training notes it."""
+        return self.metadata.get("frames") == "aligned"
+
 
 def load(name_or_uri: str | Path, sha256: str | None = None) -> Weights:
     """Find, verify and read weights.

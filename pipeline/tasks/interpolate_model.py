@@ -67,13 +67,12 @@ def _load(model: str) -> tuple[Weights, Facts]:
 
     try:
         loaded = weights.load(model)
-        aligned = loaded.metadata.get("frames") == "aligned"
         if any(name.startswith("encode.cnn") for name in loaded.tensors):
             return loaded, Facts(loaded.name, loaded.sha256, rife=checkpoint.infer_sizes(loaded.tensors))
         if adaptive.is_adaptive(loaded.tensors):
             network = adaptive.CAINSD.from_tensors(loaded.tensors).to("meta")
-            return loaded, Facts(loaded.name, loaded.sha256, cain=network.cain.sizes, sd=network, aligned=aligned)
-        return loaded, Facts(loaded.name, loaded.sha256, cain=cain.infer_sizes(loaded.tensors), aligned=aligned)
+            return loaded, Facts(loaded.name, loaded.sha256, network.cain.sizes, sd=network, aligned=loaded.aligned)
+        return loaded, Facts(loaded.name, loaded.sha256, cain.infer_sizes(loaded.tensors), aligned=loaded.aligned)
     except weights.WeightsError as error:
         raise WeightsUnusable(str(error)) from error
     except (KeyError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from models.alignment import align, match
+from models.alignment import to_middle
 from models.cain_sd import CAIN
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
 from pipeline.config import InterpolateConfig, PatchConfig
@@ -88,7 +88,7 @@ class Recursion(ABC):
         if not self._aligned:
             return left, right
         left, right = left.to(self._device)[None], right.to(self._device)[None]
-        left, right = align(left, right, match(left, right), 0.5)
+        left, right = to_middle(left, right)
         return left[0], right[0]
 
     @abstractmethod

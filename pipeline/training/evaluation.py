@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models import weights
+from models.alignment import to_middle
 from models.cain_sd import CAIN, CAINSD
 from models.cain_sd.adaptive import is_adaptive
 from models.rife import IFNet, copy_static
@@ -150,11 +151,14 @@ def network(
     exit_depth counts residual groups, or RIFE's blocks; padding is the plain CAIN's choice alone; quality CAIN-SD's.
     """
     try:
-        tensors = weights.load(name_or_uri).tensors
+        loaded = weights.load(name_or_uri)
+        tensors = loaded.tensors
         if is_adaptive(tensors):
-            return adaptive(CAINSD.from_tensors(tensors), precision, exit_depth, threads, quality)
+            model = adaptive(CAINSD.from_tensors(tensors), precision, exit_depth, threads, quality)
+            return on_aligned(model) if loaded.aligned else model
         if not any(name.startswith("encode.cnn") for name in tensors):
-            return cain(name_or_uri, precision, padding, exit_depth, threads)
+            model = cain(name_or_uri, precision, padding, exit_depth, threads)
+            return on_aligned(model) if loaded.aligned else model
         rife = IFNet.from_reference(tensors)
     except (weights.WeightsError, KeyError, ValueError) as error:
         raise WeightsUnusable(str(error.args[0])) from error
@@ -170,6 +174,11 @@ def network(
         return copy_static(found.frame, frame0, frame1, found.warped)
 
     return middle
+
+
+def on_aligned(model: Interpolator) -> Interpolator:
+    """A model that is given frames brought to the middle, as the job gives them to it."""
+    return lambda frame0, frame1: model(*to_middle(frame0, frame1))
 
 
 def adaptive(network: CAINSD, precision: str, exit_depth: int | None, threads: int, quality: float) -> Interpolator:

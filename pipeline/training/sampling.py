@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.alignment import align, match
+from models.alignment import to_middle
 from pipeline.errors import InputNotFound
 from pipeline.training.clips import Clip, Frames
 from pipeline.training.recipe import DataRecipe, ScheduleRecipe, Stage
@@ -142,7 +142,7 @@ def _weight(source: Source, data: DataRecipe) -> float:
 def aligned(frames: Tensor) -> Tensor:
     """[3,3,H,W]: before, middle, after; the outer two as they look in the middle by the motion between them."""
     before, middle, after = (frames[index : index + 1] for index in range(3))
-    before, after = align(before, after, match(before, after), 0.5)
+    before, after = to_middle(before, after)
     return torch.cat([before, middle, after])
 
 

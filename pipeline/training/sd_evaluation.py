@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import weights
+from models.alignment import to_middle
 from models.cain_sd import CAIN
 from models.cain_sd.adaptive import CAINSD
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
@@ -116,18 +117,25 @@ def run(
         raise ConfigError(f"precision={precision}: choose fp32 or bf16")
     torch.set_num_threads(threads)
     network, reference = load(name), load_plain(plain) if plain else None
-    return evaluate(folder, network, settings(network, prices), plain=reference, bf16=precision == "bf16", every=every)
+    aligned = weights.load(name).aligned
+    return evaluate(
+        folder, network, settings(network, prices), plain=reference, bf16=precision == "bf16", every=every,
+        aligned=aligned,
+    )  # fmt: skip
 
 
 def evaluate(
     folder: Path, network: CAINSD, lines: Sequence[Setting], *, plain: CAIN | None = None, bf16: bool = False,
-    every: int = 1,
+    every: int = 1, aligned: bool = False,
 ) -> tuple[list[Row], dict[str, list[Score]]]:  # fmt: skip
-    """The table, and each clip's means by line. The first line is the frame average, then `plain` if given."""
+    """The table, and each clip's means by line. The first line is the frame average, then `plain` if given.
+
+    aligned: both networks are given frames brought to the middle, as the job gives them to `network`'s weights.
+    """
     names = ["frame average", *(["plain CAIN"] if plain else []), *(line.name for line in lines)]
     by_clip: dict[str, list[Score]] = {}
     for video in [folder] if folder.is_file() else find_videos(folder):
-        _, found = of_triplets(video, lambda frames: scores(frames, network, lines, plain, bf16), every)
+        _, found = of_triplets(video, lambda frames: scores(frames, network, lines, plain, bf16, aligned), every)
         if found:
             columns = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
             by_clip[video.name] = [Score(*column) for column in columns]
@@ -155,8 +163,9 @@ def evaluate(
 
 @torch.inference_mode()
 def scores(
-    frames: Sequence[Frames], network: CAINSD, lines: Sequence[Setting], plain: CAIN | None, bf16: bool
-) -> list[Score]:
+    frames: Sequence[Frames], network: CAINSD, lines: Sequence[Setting], plain: CAIN | None, bf16: bool,
+    aligned: bool = False,
+) -> list[Score]:  # fmt: skip
     """Of one triplet [H,W,3] uint8: the average, `plain` and each line, in this order."""
     first, middle, last = (torch.from_numpy(f.copy()).permute(2, 0, 1)[None].float() / 255 for f in frames)
     height, width = middle.shape[-2:]
@@ -169,6 +178,8 @@ def scores(
         )
 
     found = [score((first + last) / 2, 0.0)]
+    if aligned:
+        first, last = to_middle(first, last)
     if plain is not None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = plain(first, last, pad_multiple=plain.shuffle)
