@@ -293,6 +293,23 @@ def test_weights_that_decide_are_used_so_unless_that_is_off(weights: str, tmp_pa
         load_weights(settings(model=str(plain), adaptive=True))
 
 
+def test_frames_are_aligned_where_the_weights_learned_so_or_the_user_says_so(weights: str, tmp_path: Path) -> None:
+    left, right = frames(2, (100, 140))
+    pair = Pair(left, right, [HALF])
+    noted = tmp_path / "noted.safetensors"
+    tensors = {name: value.contiguous() for name, value in network().to_tensors().items()}
+    save_file(tensors, noted, {"frames": "aligned"})
+
+    def made(model: str, **more: Any) -> Tensor:
+        return build(settings(model=model, **more), "cpu", "fp32")[0].between([pair])[0][0].picture
+
+    assert torch.equal(made(str(noted)), made(weights, align=True))
+    assert torch.equal(made(weights), made(str(noted), align=False))
+    assert not torch.equal(made(weights), made(str(noted)))
+    plain = made(weights, adaptive=False), made(str(noted), adaptive=False)
+    assert not torch.equal(*plain)
+
+
 def test_the_deepest_exit_is_the_configuration_s(weights: str) -> None:
     left, right = frames(2, (100, 140))
     config = settings(model=weights, quality=1.0).model_copy(update={"exit_depth": 2})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.cain_sd import CAIN
 from pipeline.config import InterpolateConfig, PatchConfig, TargetConfig
 from pipeline.tasks.interpolators import Blend, Made, MidpointModel, Pair
+from tests.models.test_alignment import panned, psnr
 
 
 class Middle(nn.Module):
@@ -124,3 +125,12 @@ def test_the_blend_reaches_any_place_exactly() -> None:
     (made,) = Blend().between([pair(places)])
     assert [each.place for each in made] == places
     assert levels(made) == pytest.approx([1 / 6, 5 / 14])
+
+
+def test_a_model_that_wants_them_gets_frames_brought_to_the_middle() -> None:
+    frames = panned(6, 4)
+    ends = Pair(frames[0][0], frames[2][0], [Fraction(1, 2)])
+    plain = MidpointModel(cast(CAIN, Middle()), InterpolateConfig(), "cpu", "fp32")
+    aligned = MidpointModel(cast(CAIN, Middle()), InterpolateConfig(), "cpu", "fp32", aligned=True)
+    by = {name: model.between([ends])[0][0].picture[None] for name, model in {"no": plain, "yes": aligned}.items()}
+    assert psnr(by["yes"], frames[1]) > psnr(by["no"], frames[1]) + 8

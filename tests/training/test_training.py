@@ -141,6 +141,23 @@ def test_batches_depend_on_seed_step_and_rank_only(clips: list[Clip]) -> None:
     assert not torch.equal(one.batch(7).middle, TripletSampler(clips, recipe(seed=1)).batch(7).middle)
 
 
+def test_aligned_triplets_are_of_the_same_size_and_nearer_to_their_middle(clips: list[Clip]) -> None:
+    fast = [clip for clip in clips if clip.name == "fast.mkv"]
+    plain, aligned = recipe(), recipe(data={**recipe().data.model_dump(), "align": True})
+    assert TripletSampler(clips, aligned).batch(3).middle.shape == TripletSampler(clips, plain).batch(3).middle.shape
+
+    def apart(settings: Recipe) -> float:
+        sampler = TripletSampler(fast, settings)
+        batches = [sampler.batch(step) for step in range(6)]
+        return float(
+            torch.stack(
+                [(b.frame0 - b.middle).abs().mean() + (b.frame1 - b.middle).abs().mean() for b in batches]
+            ).mean()
+        )
+
+    assert apart(aligned) < 0.8 * apart(plain)
+
+
 def test_training_never_sees_held_out_frames(clips: list[Clip]) -> None:
     settings = recipe(data={"held_out": 0.4})
     seen, kept = TripletSampler(clips, settings), TripletSampler(clips, settings, held_out=True)
