@@ -136,9 +136,10 @@ class SDTrainer(BaseTrainer[CAINSD, SDBatch]):
         chances = both.exp()
         share = self.costs / self.costs[0, -1]
         loss = 0.25 * torch.log((chances * errors).sum((1, 2)).mean() + FLOOR)
-        price = self.phase.price * (chances * share).sum((1, 2)).mean()
+        phase, first = self.recipe.phase_at(self.step_count)
+        price = phase.price.at((self.step_count - first) / phase.steps) * (chances * share).sum((1, 2)).mean()
         entropy = -(chances * both).sum((1, 2)).mean()
-        return loss + price - self.phase.temperature * entropy
+        return loss + price - phase.temperature * entropy
 
     def of_frame(self, network: CAINSD, batch: SDBatch) -> tuple[Logits, Tensor]:
         """The finder's logits for a whole frame's patches, and the patches' mean squared errors [P,S,D]."""

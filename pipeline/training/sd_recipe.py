@@ -23,6 +23,7 @@ from pipeline.training.recipe import (
     Fraction01,
     ModelRecipe,
     Positive,
+    Ramp,
     RunRecipe,
     ScheduleRecipe,
     Stage,
@@ -79,8 +80,8 @@ class Phase(_Frozen):
     the choices that training does not draw stay good, for users who ask for more or less quality than it found."""
     frames: Positive = 300
     """finder: whole frames that it learns from, over and over; finders' phases that follow each other share them."""
-    price: NonNegative = 0.05
-    """finder: loss (log MSE: 0.0576 a dB) for full depth at full size on the whole frame."""
+    price: Ramp = Ramp(start=0.05, end=0.05)
+    """finder: loss (log MSE: 0.0576 a dB) for full depth at full size on the whole frame; `until` is of this phase."""
     temperature: NonNegative = 5e-3
     """finder: loss for a nat of a patch's entropy. It keeps choices from becoming certain before they are good, and
     makes the finder say by how much one is better: a price at run time of 1 is this much loss for full depth."""

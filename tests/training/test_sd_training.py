@@ -121,7 +121,8 @@ def test_a_high_price_of_arithmetic_makes_the_finder_choose_cheaper(clips: list[
     """The same data and draws at two prices: expected FLOPs after the finder's phase differ the right way."""
     shares = []
     for price in (0.0, 10.0):
-        phases = [{"kind": "finder", "steps": 40, "frames": 2, "learning_rate": 1e-2, "price": price}]
+        steady = {"start": price, "end": price}
+        phases = [{"kind": "finder", "steps": 40, "frames": 2, "learning_rate": 1e-2, "price": steady}]
         trainer = SDTrainer(recipe(phases=phases, average_decay=0.0))
         train(trainer, clips, 40)
         batch = SDSampler(clips, trainer.recipe).batch(0)
