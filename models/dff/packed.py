@@ -31,6 +31,8 @@ class _Packs(nn.Module):
         if self.weight.is_inference():  # which keep no count of their changes
             return None
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return None
         return dtype if dtype in (torch.float32, torch.bfloat16) else None
 
     def _key(self, x: Tensor, dtype: torch.dtype) -> tuple[object, ...]:
