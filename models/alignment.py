@@ -9,6 +9,8 @@ no holes). Surroundings are compared without their means: light that changes doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,11 +48,12 @@ def match(frame0: Tensor, frame1: Tensor) -> Tensor:
     while height * width > LARGEST * coarser**2:
         coarser *= 2
     with torch.autocast(frame0.device.type, enabled=False):
+        smaller = [_smaller(frame.float(), [cell * coarser for cell, _ in LEVELS]) for frame in (frame0, frame1)]
         flow: Tensor | None = None
-        for cell, reach in LEVELS:
-            flow = _level(frame0.float(), frame1.float(), flow, cell * coarser, reach)
+        for first, second, (_, reach) in zip(*smaller, LEVELS, strict=True):
+            flow = _level(first, second, flow, reach)
         assert flow is not None
-        flow = _kept(frame0.float(), frame1.float(), flow, LEVELS[-1][0] * coarser)
+        flow = _kept(first, second, flow)
         scale = LEVELS[-1][0] * coarser
         large = F.interpolate(flow * scale, scale_factor=float(scale), mode="bilinear", align_corners=False)
         return large[..., :height, :width]
@@ -62,7 +65,11 @@ def align(frame0: Tensor, frame1: Tensor, flow: Tensor, t: float) -> tuple[Tenso
 
     Where both are equal around a pixel they stay as they are: captions and logos do not move with what is behind them.
     """
-    differs = F.max_pool2d((frame0 - frame1).abs().amax(1, keepdim=True), 3, 1, 1) > EQUAL
+    differs = (frame0 - frame1).abs().amax(1, keepdim=True) > EQUAL
+    for side in (-2, -1):  # or a neighbour differs
+        near = F.pad(differs, (1, 1, 0, 0) if side == -1 else (0, 0, 1, 1))
+        length = differs.shape[side]
+        differs = near.narrow(side, 0, length) | differs | near.narrow(side, 2, length)
     warped0, warped1 = _warped(frame0, frame1, flow, t)
     return torch.where(differs, warped0, frame0), torch.where(differs, warped1, frame1)
 
@@ -78,9 +85,23 @@ def _warped(frame0: Tensor, frame1: Tensor, flow: Tensor, t: float) -> tuple[Ten
     return warp(frame0, -t * flow, grid), warp(frame1, (1 - t) * flow, grid)
 
 
-def _level(frame0: Tensor, frame1: Tensor, flow: Tensor | None, cell: int, reach: int) -> Tensor:
-    """The flow [N,2,h,w] in cells, corrected by what matches best within reach."""
-    first, second = (F.avg_pool2d(x, cell, ceil_mode=True) for x in (frame0, frame1))
+def _smaller(frame: Tensor, cells: Sequence[int]) -> list[Tensor]:
+    """Means over squares of the given sides, powers of two, falling; beyond the edges the border goes on."""
+    height, width = frame.shape[-2:]
+    frame = F.pad(frame, (0, -width % cells[0], 0, -height % cells[0]), mode="replicate")
+    found: list[Tensor] = []
+    side = 1
+    for cell in reversed(cells):
+        while side < cell:  # avg_pool2d would take ten times as long on a CPU
+            frame = frame[..., ::2, :] + frame[..., 1::2, :]
+            frame = (frame[..., ::2] + frame[..., 1::2]) / 4
+            side *= 2
+        found.append(frame)
+    return found[::-1]
+
+
+def _level(first: Tensor, second: Tensor, flow: Tensor | None, reach: int) -> Tensor:
+    """The flow [N,2,h,w] in cells, corrected by what matches best within reach; frames [N,3,h,w]."""
     first, second = (x - _mean_around(x, FLAT) for x in (first, second))
     rows, columns = first.shape[-2:]
     if flow is None:
@@ -103,9 +124,8 @@ def _level(frame0: Tensor, frame1: Tensor, flow: Tensor | None, cell: int, reach
     return _mean_around(flow + torch.stack([torch.as_tensor(x) for x in moves], 1), 1)
 
 
-def _kept(frame0: Tensor, frame1: Tensor, flow: Tensor, cell: int) -> Tensor:
+def _kept(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     """The flow [N,2,h,w] in cells, and none where frames that stay are more alike than frames that follow it."""
-    first, second = (F.avg_pool2d(x, cell, ceil_mode=True) for x in (frame0, frame1))
     stays, follows = (
         _mean_around((x - y).abs().mean(1, keepdim=True), AROUND)
         for x, y in ((first, second), _warped(first, second, flow, 0.5))
