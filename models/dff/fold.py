@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dff.packed import PackedConv2d
+
 EPS = 1e-5
 
 
@@ -42,7 +44,7 @@ class ConvNorm(nn.Module):
         self, channels_in: int, channels: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, padding, dilation, bias=False)
+        self.conv = PackedConv2d(channels_in, channels, kernel, stride, padding, dilation, bias=False)
         self.norm: nn.Module = StoredNorm(channels)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.dff.batch import one_by_one
 from models.dff.checkpoint import fill, own_part, reference, shape_of
 from models.dff.fold import ConvNorm, fold, require_unfolded
+from models.dff.packed import PackedConv2d
 
 STRIDE = 16  # pixels a cell
 MEAN = (123.15, 115.90, 103.06)  # of RGB 0..255, subtracted from every image; there is no division
@@ -84,7 +85,7 @@ class FeatureNet(nn.Module):
             for name, stride in zip(named(stage, count), strides, strict=True):
                 self.blocks[name] = Bottleneck(flowing, inner, stride, dilation=2 if stage == 5 else 1)
                 flowing = 4 * inner
-        self.feat_conv_3x3 = nn.Conv2d(flowing, channels, 3, padding=6, dilation=6)
+        self.feat_conv_3x3 = PackedConv2d(flowing, channels, 3, padding=6, dilation=6)
         nn.init.normal_(self.feat_conv_3x3.weight, std=0.01)
         nn.init.zeros_(self.feat_conv_3x3.bias)  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.dff.batch import one_by_one
 from models.dff.checkpoint import adopt
 from models.dff.fold import ConvNorm, StoredNorm, fold, require_unfolded
+from models.dff.packed import PackedConv2d
 
 STRIDE = 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB 0..1, as the ONNX model zoo normalises
@@ -34,9 +35,9 @@ class PreBottleneck(nn.Module):
         self.pre = StoredNorm(channels_in)
         self.first = ConvNorm(channels_in, width, 1)
         self.second = ConvNorm(width, width, 3, stride, padding=1)
-        self.third = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.third = PackedConv2d(width, 4 * width, 1, bias=False)
         projects = stride > 1 or channels_in != 4 * width
-        self.down = nn.Conv2d(channels_in, 4 * width, 1, stride, bias=False) if projects else None
+        self.down = PackedConv2d(channels_in, 4 * width, 1, stride, bias=False) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.pre(x), inplace=True)
