@@ -25,6 +25,10 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.rife_finder_lessons import LessonSampler, load_lessons
 from pipeline.training.rife_finder_loop import FinderTrainer
 from pipeline.training.rife_finder_recipe import FinderRecipe
+from pipeline.training.rife_lessons import load_school
+from pipeline.training.rife_loop import RifeTrainer
+from pipeline.training.rife_recipe import RifeRecipe
+from pipeline.training.rife_sampling import RifeSampler
 from pipeline.training.sampling import TripletSampler
 from pipeline.training.sd_loop import SDTrainer
 from pipeline.training.sd_recipe import SDRecipe
@@ -34,7 +38,7 @@ from pipeline.training.segmentation_recipe import SegmentationRecipe
 from pipeline.training.segmentation_sampling import PairSampler, load_labelled
 from pipeline.training.trainer import BaseTrainer, Sampler
 
-AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe | FinderRecipe
+AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe | FinderRecipe | RifeRecipe
 RecipeType = (
     type[Recipe]
     | type[FlowRecipe]
@@ -42,6 +46,7 @@ RecipeType = (
     | type[DetectionRecipe]
     | type[SDRecipe]
     | type[FinderRecipe]
+    | type[RifeRecipe]
 )
 
 
@@ -122,6 +127,14 @@ KINDS = {
         sampler=lambda recipe, lessons: LessonSampler(lessons.taught, recipe),
         held_out=lambda recipe, lessons: LessonSampler(lessons.kept, recipe),
         trainer=lambda recipe, device, sampler: FinderTrainer(recipe, device),
+    ),
+    "rife": Kind(
+        recipe=RifeRecipe,
+        network="models.rife.IFNet",
+        sources=load_school,
+        sampler=lambda recipe, school: RifeSampler(school, recipe),
+        held_out=lambda recipe, school: RifeSampler(school, recipe, held_out=True),
+        trainer=lambda recipe, device, sampler: RifeTrainer(recipe, device),
     ),
 }
 
