@@ -60,17 +60,17 @@ TABLE: dict[str, Entry] = {
     "cain-compact": Entry(
         network="models.cain_sd.CAIN",
         source="cain_sd/cain_compact.safetensors",
-        sha256="00819090bbfc5484b2bad3a17a9ac369a76a228a150b97b728796cfd1ff37e23",
+        sha256="44a5ca02782486839a3f6ec4ed35fa73953dbb0bc27de99bf5d08ca5fdcd8230",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD.md",
-        size=500184,
+        size=500200,
         note="our own, by configs/train/cain_compact.yaml, then cain_compact_longer.yaml",
     ),
     "cain-sd-compact": Entry(
         network="models.cain_sd.CAINSD",
         source="cain_sd/cain_sd_compact.safetensors",
-        sha256="35e537b0a6fca3f7a94cf557557039d66ef685a312e313b5e185a032caecbd9d",
+        sha256="dbe037f1c3600d9a1d25731080a19e48e49309617d33c5e3ec39355bee95cf61",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD_SD.md",
-        size=671080,
+        size=671096,
         note="our own, by configs/train/cain_sd_compact.yaml, then cain_sd_compact_finder.yaml",
     ),
     "cain": Entry(
@@ -185,7 +185,7 @@ class Weights:
 
     @property
     def aligned(self) -> bool:
-        """Whether the network learned on frames brought to the middle (models/alignment.py), as training notes it."""
+        """Whether the network is to be given frames brought to the middle (models/alignment.py), as its file notes."""
         return self.metadata.get("frames") == "aligned"
 
 

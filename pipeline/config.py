@@ -269,7 +269,7 @@ class InterpolateConfig(RunConfig):
     adaptive: bool | Literal["auto"] = "auto"
     """Give each patch the scale and depth that its motion needs; auto: where the model knows how. Off: full depth."""
     align: bool | Literal["auto"] = "auto"
-    """CAIN: give the network frames that block matching has brought to the middle; auto: where it learned on such."""
+    """CAIN: give the network frames that block matching has brought to the middle; auto: where its weights say so."""
     quality: float = Field(0.5, ge=0, le=1)
     """Adaptive models: 0.5 is what training found, 1 full depth everywhere, 0 the cheapest; FLOPs never fall as it
     rises."""

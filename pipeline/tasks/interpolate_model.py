@@ -35,7 +35,7 @@ class Facts:
     sd: CAINSD | None = None
     """Where the weights choose scale and depth for each patch: the networks' sizes, without their numbers."""
     aligned: bool = False
-    """They learned on frames in which most of the motion is gone (models/alignment.py): their file says so."""
+    """They want frames in which most of the motion is gone (models/alignment.py): their file says so."""
 
 
 def choose(model: str) -> tuple[str, str]:

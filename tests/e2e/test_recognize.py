@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +12,13 @@ import pytest
 
 from pipeline.records import read_recognition
 from pipeline.records.recognition_schema import RecognitionRecord
-from tests.e2e.support import ROOT, Cluster, Done, Job, Output, no_traceback, write
+from tests.conftest import S3Env
+from tests.e2e.support import ROOT, Cluster, Done, Job, Output, frames_of, no_traceback, upload, write
 from tests.media_factory import cut, make_video
-from tests.tasks.flow_support import cutting
-from tests.tasks.recognize_support import CLASSES, same, segmenter
+from tests.tasks.flow_support import cutting, tiny
+from tests.tasks.recognize_support import CLASSES, detector, records, same, segmenter, task_of
 
-__all__ = ["segmenter"]
+__all__ = ["detector", "segmenter", "tiny"]
 
 VIDEOS = {
     "cuts.mp4": make_video(frames=18, image=cutting, size=(96, 64), options={"crf": "10"}),
@@ -31,10 +34,11 @@ def run(
     sets: Sequence[str],
     flags: Sequence[str] = (),
     env: dict[str, str] | None = None,
+    job: str = "recognize.py",
 ) -> Done:
     options = [part for text in sets for part in ("--set", text)]
-    with Job([str(ROOT / "jobs" / "recognize.py"), str(source), str(output), *options, *flags], env) as job:
-        return job.wait()
+    with Job([str(ROOT / "jobs" / job), str(source), str(output), *options, *flags], env) as process:
+        return process.wait()
 
 
 def found(output: Path) -> dict[tuple[str, int], RecognitionRecord]:
@@ -105,6 +109,76 @@ def test_the_files_open_without_our_code(clean: Path) -> None:
     assert sum(segment["area"] for segment in row["segments"]) == row["height"] * row["width"]
     assert {segment["class_name"] for segment in row["segments"]} <= set(CLASSES)
     assert row["is_key"] == (row["side"] == "key")
+
+
+def test_a_run_is_exported_for_labelling_tools(clean: Path, source: Path, tmp_path: Path) -> None:
+    export = str(ROOT / "jobs" / "recognize_export.py")
+    with Job([export, str(clean), str(tmp_path / "all.json")]) as job:
+        done = job.wait()
+    assert (done.code, done.text.split()[0]) == (0, "30"), done.text
+    assert len(json.loads((tmp_path / "all.json").read_text())["images"]) == 30
+    folder = tmp_path / "folder"
+    options = ["--format", "fiftyone", "--video", "cuts.mp4", "--every", "6"]
+    with Job([export, str(clean), str(folder), *options, "--input", str(source)]) as job:
+        done = job.wait()
+    assert done.code == 0, done.text
+    document = json.loads((folder / "labels.json").read_text())
+    names = sorted(image["file_name"] for image in document["images"])
+    assert [image["frame_index"] for image in document["images"]] == [0, 6, 12]
+    assert [sorted(path.name for path in (folder / part).iterdir()) for part in ("data", "labels")] == [names, names]
+    with Job([export, str(clean), str(folder), *options]) as job:
+        done = job.wait()
+    assert done.code == 2
+    assert "give --input" in done.text
+
+
+def test_flow_records_in_a_bucket_carry_features_instead_of_the_models_own_flow(
+    clean: Path, s3_env: S3Env, cluster: Cluster, tiny: str, segmenter: str
+) -> None:
+    upload(s3_env.server.client(), s3_env.bucket, {f"in/{name}": data for name, data in VIDEOS.items()})
+    env = cluster.job_env(**{name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+    source, flow, output = (f"{s3_env.uri}/{name}" for name in ("in", "flow", "out"))
+    sets = [f"model={tiny}", "iterations=1", "resources.cpu_threads=1", "clip.frames=7"]
+    done = run(source, flow, sets, env=env, job="flow.py")
+    assert done.code == 0, done.text
+    sets = [f"model={segmenter}", *SETS, "clip.frames=5", "flow=records", f"records.output={flow}"]
+    done = run(source, output, sets, env=env)
+    assert done.code == 0, done.text
+
+    own = {(place[0].rpartition("/")[2], place[1]): record for place, record in found(clean).items()}
+    differing = 0
+    for record in read_recognition(output):
+        other = own.pop((record.video_uri.rpartition("/")[2], record.frame_index))
+        assert (record.is_key, record.key_pts, record.side) == (other.is_key, other.key_pts, other.side)
+        assert record.labels is not None
+        assert other.labels is not None
+        if record.is_key:
+            assert (record.labels == other.labels).all()
+            assert record.flops == other.flops
+        else:
+            assert record.flops < other.flops, "no flow network runs"
+            differing += bool((record.labels != other.labels).any())
+    assert not own, "frames without a record"
+    assert differing > 5, "the recorded flow carries features elsewhere than the model's own"
+
+
+def test_objects_are_detected_the_same_in_any_clips_and_can_be_looked_at(
+    source: Path, tmp_path: Path, cluster: Cluster, detector: str
+) -> None:
+    sets = [f"model={detector}", "task=detection", *SETS, "min_score=0.3"]
+    done = run(source / "cuts.mp4", tmp_path / "out", [*sets, "clip.frames=5", "preview=true"], env=cluster.job_env())
+    assert done.code == 0, done.text
+    whole = records(task_of(detector, *sets[1:]), VIDEOS["cuts.mp4"], tmp_path / "whole")
+    made = list(read_recognition(str(tmp_path / "out")))
+    assert [record.frame_index for record in made] == list(range(18))
+    for record, other in zip(made, whole, strict=True):
+        assert record.kind == "detection"
+        assert record.detections is not None
+        assert other.detections is not None
+        assert record.detections.boxes.tobytes() == other.detections.boxes.tobytes()
+        assert record.detections.scores.tobytes() == other.detections.scores.tobytes()
+    assert sum(len(record.detections or ()) for record in made) > 18
+    assert len(frames_of(tmp_path / "out" / "recognition" / "cuts.mp4.preview.mp4")) == 18
 
 
 def test_a_damaged_video_is_quarantined_and_its_good_frames_are_kept(
