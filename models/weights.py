@@ -68,7 +68,7 @@ TABLE: dict[str, Entry] = {
     "cain-sd-compact": Entry(
         network="models.cain_sd.CAINSD",
         source="cain_sd/cain_sd_compact.safetensors",
-        sha256="dbe037f1c3600d9a1d25731080a19e48e49309617d33c5e3ec39355bee95cf61",
+        sha256="e8b6b4e8ac1b937858da068bd8c6a88a6e670dd7c77b13f1d6f87269ab285b95",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD_SD.md",
         size=671096,
         note="our own, by configs/train/cain_sd_compact.yaml, then cain_sd_compact_finder.yaml",

@@ -187,8 +187,9 @@ class PatchConfig(Section):
 class AdaptivePatchConfig(Section):
     """The patches that adaptive models decide about."""
 
-    size: int = Field(256, ge=64, multiple_of=8)
-    """About the side of a patch, pixels: they are fitted to the frame evenly; a size above the frame's is one patch."""
+    size: int = Field(640, ge=64, multiple_of=8)
+    """About the side of a patch, pixels: they are fitted to the frame evenly; a size above the frame's is one patch.
+    Smaller ones follow motion more closely, but CAIN's attention averages over a patch: it does better on large ones."""
     overlap: int = Field(16, ge=8, multiple_of=8)
     """Pixels that neighbouring patches share at least, and are blended over."""
     static: float = Field(1.2, ge=0)

@@ -85,7 +85,7 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
     changing = {
         "target.factor", "target.fps", "model", "exit_depth", "max_t_error", "max_depth", "precision",
         "blocks", "copy_static", "adaptive", "quality", "flops_budget",
-        "adaptive_patch.size", "adaptive_patch.overlap", "adaptive_patch.static",
+        "align", "adaptive_patch.size", "adaptive_patch.overlap", "adaptive_patch.static",
         "cuts.detect", "cuts.threshold", "duplicates.mode", "duplicates.residual", "duplicates.max_run",
         "patch.max_area", "patch.size", "patch.overlap", "clip.frames", "decode.interlaced", "decode.corruption",
         "encode.codec", "encode.crf", "encode.preset", "encode.pix_fmt", "encode.odd_size", "encode.container",
