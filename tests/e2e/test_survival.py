@@ -110,7 +110,7 @@ def test_a_killed_worker_costs_its_clip_a_try_and_nothing_else(tmp_path: Path, c
 
 
 def _stop(source: Path, folder: Path, number: int, stop: signal.Signals, clean: Output, group: bool = False) -> Job:
-    with start(source, folder, SETS) as job:
+    with start(source, folder, [*SETS, "resources.actors=1"]) as job:  # not over before it can be stopped
         before = _done(folder)
         until(lambda: _done(folder) >= before + number, f"{number} more clips", job)
         family = descendants(job.process.pid)
