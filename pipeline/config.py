@@ -189,7 +189,7 @@ class AdaptivePatchConfig(Section):
 
     size: int = Field(640, ge=64, multiple_of=8)
     """About the side of a patch, pixels: they are fitted to the frame evenly; a size above the frame's is one patch.
-    Smaller ones follow motion more closely, but CAIN's attention averages over a patch: it does better on large ones."""
+    Smaller ones follow motion more closely, but CAIN's attention averages over a patch: large ones do better."""
     overlap: int = Field(16, ge=8, multiple_of=8)
     """Pixels that neighbouring patches share at least, and are blended over."""
     static: float = Field(1.2, ge=0)
