@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.stores.local import claimed
+
 
 def _prefix() -> str:
     """With the machine's name: where machines share a folder, a lock may be seen by one of them only."""
@@ -28,13 +30,7 @@ def folder(parent: str) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # swept in the moment before it was locked
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # being swept
-            except OSError:
-                pass  # a file system without locks, where `sweep` deletes nothing
-            if not os.path.isdir(path):
+            if not claimed(descriptor, path):
                 continue
             try:
                 yield Path(path)

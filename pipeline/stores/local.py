@@ -149,19 +149,24 @@ def _temporary(path: str) -> Iterator[tuple[str, BinaryIO]]:
         temporary = os.path.join(folder, f".{uuid.uuid4().hex}.part")
         with open(temporary, "xb") as file:
             try:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # being swept
-                except OSError:
-                    pass  # a file system without locks, where `sweep` deletes nothing
-                if not os.path.exists(temporary):
-                    continue  # swept in the moment before it was locked
+                if not claimed(file.fileno(), temporary):
+                    continue
                 yield temporary, file
                 return
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
+
+
+def claimed(descriptor: int, path: str) -> bool:
+    """Locks what was just made at `path`, until `descriptor` is closed; False where a sweep came first."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False  # being swept
+    except OSError:
+        pass  # a file system without locks, where sweeps delete nothing
+    return os.path.exists(path)  # or swept in the moment before it was locked
 
 
 def _sync(file: BinaryIO) -> None:

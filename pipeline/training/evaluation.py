@@ -153,11 +153,11 @@ def network(
     try:
         loaded = weights.load(name_or_uri)
         tensors = loaded.tensors
-        if is_adaptive(tensors):
-            model = adaptive(CAINSD.from_tensors(tensors), precision, exit_depth, threads, quality)
-            return on_aligned(model) if loaded.aligned else model
         if not any(name.startswith("encode.cnn") for name in tensors):
-            model = cain(name_or_uri, precision, padding, exit_depth, threads)
+            if is_adaptive(tensors):
+                model = adaptive(CAINSD.from_tensors(tensors), precision, exit_depth, threads, quality)
+            else:
+                model = cain(name_or_uri, precision, padding, exit_depth, threads)
             return on_aligned(model) if loaded.aligned else model
         rife = IFNet.from_reference(tensors)
     except (weights.WeightsError, KeyError, ValueError) as error:

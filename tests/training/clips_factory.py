@@ -7,6 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
+
+from models.rife import IFNet
+from models.rife.checkpoint import Sizes
+from tests.models.named_weights import named_like
 
 
 def texture(seed: int, side: int = 160) -> npt.NDArray[np.uint8]:
@@ -35,3 +40,12 @@ def write_clip(path: Path, frames: list[npt.NDArray[np.uint8]], rate: int = 25) 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+def write_clip_and_rife(folder: Path, *, speed: int) -> None:
+    """A clip in folder/clips, and a tiny IFNet's weights, folder/rife.safetensors."""
+    (folder / "clips").mkdir()
+    write_clip(folder / "clips" / "a.mkv", sliding(24, seed=0, speed=speed))
+    network = IFNet(Sizes(widths=(8, 8, 8, 8), convs=1, hidden=8, features=4))
+    network.load_state_dict(named_like(network.state_dict()))
+    safetensors.torch.save_file(network.to_reference(), folder / "rife.safetensors")

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
-from models.rife import IFNet
-from models.rife.checkpoint import Sizes
 from models.rife.finder import EVIDENCE, STAGES
 from pipeline import config
 from pipeline.errors import ConfigError, WeightsUnusable
@@ -19,8 +16,7 @@ from pipeline.training.kinds import KINDS, recipe_type
 from pipeline.training.rife_finder_lessons import FinderBatch, Lessons, LessonSampler, load_lessons
 from pipeline.training.rife_finder_loop import FinderTrainer, distance, shares
 from pipeline.training.rife_finder_recipe import FinderRecipe
-from tests.models.named_weights import named_like
-from tests.training.clips_factory import sliding, write_clip
+from tests.training.clips_factory import write_clip_and_rife
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,11 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finder")
-    (path / "clips").mkdir()
-    write_clip(path / "clips" / "a.mkv", sliding(24, seed=0, speed=2))
-    network = IFNet(Sizes(widths=(8, 8, 8, 8), convs=1, hidden=8, features=4))
-    network.load_state_dict(named_like(network.state_dict()))
-    safetensors.torch.save_file(network.to_reference(), path / "rife.safetensors")
+    write_clip_and_rife(path, speed=2)
     return path
 
 

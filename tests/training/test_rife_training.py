@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -26,8 +25,7 @@ from pipeline.training.rife_recipe import RifeRecipe
 from pipeline.training.rife_sampling import RifeSampler, Sample, turned
 from pipeline.training.rife_scenes import make_scene
 from pipeline.training.rife_start import PLACES, start_as_matcher
-from tests.models.named_weights import named_like
-from tests.training.clips_factory import sliding, write_clip
+from tests.training.clips_factory import write_clip_and_rife
 
 ROOT = Path(__file__).parents[2]
 SPEED = 3  # px a frame, to the right
@@ -36,11 +34,7 @@ SPEED = 3  # px a frame, to the right
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rife")
-    (path / "clips").mkdir()
-    write_clip(path / "clips" / "a.mkv", sliding(24, seed=0, speed=SPEED))
-    network = IFNet(Sizes(widths=(8, 8, 8, 8), convs=1, hidden=8, features=4))
-    network.load_state_dict(named_like(network.state_dict()))
-    safetensors.torch.save_file(network.to_reference(), path / "rife.safetensors")
+    write_clip_and_rife(path, speed=SPEED)
     return path
 
 
