@@ -8,6 +8,7 @@ _motionmill/run.json                                      what the run is: its f
 _motionmill/segments/<video_id>/<clip_id>-<attempt>.mp4   a clip's data, unique to the attempt that wrote it
 _motionmill/commit/<video_id>/<clip_id>.json              which attempt counts: put once, conditionally
 _motionmill/videos/<video_id>.json                        the same for a whole video
+_motionmill/videos.parquet                                copies of many of these, to read them at once
 _motionmill/ungrouped/<video_id>.parquet                  records of a small video, until it is grouped
 _motionmill/groups/<n>.json                               which small videos a group takes in: put once, conditionally
 _motionmill/attempts/<session>/begun.json                 a session that is at work, or died
@@ -110,6 +111,10 @@ class Layout:
     @property
     def video_commits(self) -> str:
         return self.uri(f"{STATE}/videos")
+
+    @property
+    def catalogue(self) -> str:
+        return self.uri(f"{STATE}/videos.parquet")
 
     def clip_commits_of(self, video_id: str) -> str:
         return f"{self.clip_commits}/{video_id}"

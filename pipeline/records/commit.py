@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from pipeline.errors import ObjectNotFound, StorageError
 from pipeline.layout import OWN_PREFIXES, SCHEMA_VERSION, STATE, Layout, within
+from pipeline.records import catalogue
 from pipeline.storage import Storage, redact
 from pipeline.types import VideoRef
 
@@ -200,9 +201,11 @@ def iter_clip_commits(storage: Storage, layout: Layout, *, missing_ok: bool = Fa
         yield _parse(ClipCommit, uri, data)
 
 
-def iter_video_commits(storage: Storage, layout: Layout, *, missing_ok: bool = False) -> Iterator[VideoCommit]:
-    uris = (info.uri for info in storage.list(layout.video_commits))
-    for uri, data in storage.read_many(uris, missing_ok=missing_ok):
+def iter_video_commits(
+    storage: Storage, layout: Layout, *, missing_ok: bool = False, renew: bool = False
+) -> Iterator[VideoCommit]:
+    """Every video commit of the run, by video, streamed; `renew`: and brings their catalogue up to date."""
+    for uri, data in catalogue.video_commits(storage, layout, missing_ok=missing_ok, renew=renew):
         yield _parse(VideoCommit, uri, data)
 
 

@@ -91,9 +91,9 @@ def row_of(
 
 
 def failures(storage: Storage, layout: Layout, session: str) -> Iterator[QuarantineRow]:
-    """The rows of all error commits: those of videos, then those of clips."""
+    """The rows of all error commits: those of videos, then those of clips. Brings the commits' catalogue up to date."""
     time = datetime.now(UTC)
-    for video in iter_video_commits(storage, layout):
+    for video in iter_video_commits(storage, layout, renew=True):
         if video.status == "error":
             yield row_of(video, layout, session, time)
     for clip in iter_clip_commits(storage, layout):
