@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Build environments are held to the same lock as everything else.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: interpolate test lint test-slow test-gpu test-browser bench chaos corpus audit clean
+.PHONY: interpolate test lint test-slow test-gpu test-browser bench chaos corpus costs audit clean
 
 interpolate: .venv/installed
 	$(BIN)/python jobs/interpolate.py jobs/samples out
@@ -36,6 +36,10 @@ chaos: .venv/installed-test
 # 2,400 damaged videos, each committed with correct frames or refused: some minutes.
 corpus: .venv/installed-test
 	$(BIN)/python -m tests.corpus
+
+# What each job asks of an S3 server, keeps, and needs, and a night's costs from that: about ten minutes.
+costs: .venv/installed-test
+	$(BIN)/python -m tests.costs
 
 # Everything that is installed is pinned; part of the tests too.
 audit: .venv/installed-test

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,16 @@ def test_a_stage_given_to_one_error_does_not_stick_to_the_next() -> None:
 
 def test_no_error_of_one_video_counts_as_wrong_usage() -> None:
     assert not any(issubclass(kind, UsageError) for kind in VIDEO_ERRORS)
+
+
+def test_the_readme_has_a_remedy_for_every_error() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("### Errors and their remedies")[2].partition("\n## ")[0]
+    rows = {
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    bases = {"MotionmillError", "VideoError"}
+    assert {kind.__name__ for kind in EVERY} - bases == {name for name in rows if hasattr(errors, name)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import gc
+import hashlib
 import io
 import tempfile
 import threading
@@ -49,7 +50,8 @@ class CountingStore:
     """Objects in one file on disk, keys in memory."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, tuple[int, int]] = {}
+        self._objects: dict[str, tuple[int, int, str]] = {}
+        """Place and bytes in the file, etag."""
         self._keys: list[str] = []
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 closed with the process
         self._lock = threading.Lock()
@@ -69,7 +71,7 @@ class CountingStore:
         with self._lock:
             if uri not in self._objects:
                 raise FileNotFoundError(uri)
-            return ObjectInfo(uri, self._objects[uri][1], "etag", 0.0)
+            return ObjectInfo(uri, *self._objects[uri][1:], 0.0)
 
     def is_folder(self, uri: str) -> bool:
         return bool(self.page(uri, "", None)[0])
@@ -79,7 +81,7 @@ class CountingStore:
         with self._lock:
             if uri not in self._objects:
                 raise FileNotFoundError(uri)
-            place, size = self._objects[uri]
+            place, size, _ = self._objects[uri]
             self._file.seek(place)
             return self._file.read(size)[start:end]
 
@@ -90,7 +92,7 @@ class CountingStore:
             place = bisect.bisect_right(self._keys, token) if token else bisect.bisect_left(self._keys, prefix)
             found = []
             while place < len(self._keys) and self._keys[place].startswith(prefix) and len(found) < PAGE:
-                found.append(ObjectInfo(self._keys[place], 1, "etag", 0.0))
+                found.append(ObjectInfo(self._keys[place], *self._objects[self._keys[place]][1:], 0.0))
                 place += 1
             more = place < len(self._keys) and self._keys[place].startswith(prefix)
         self.listed[_where(uri)] += len(found)
@@ -104,7 +106,8 @@ class CountingStore:
     def _put(self, uri: str, data: bytes) -> None:
         if uri not in self._objects:
             bisect.insort(self._keys, uri)
-        self._objects[uri] = (self._file.seek(0, io.SEEK_END), len(data))
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        self._objects[uri] = (self._file.seek(0, io.SEEK_END), len(data), etag)
         self._file.write(data)
 
     def create(self, uri: str, data: bytes) -> None:
@@ -251,7 +254,7 @@ def simulate(
     storage = Storage(task.config.retry)
     if fresh:
         for number in range(clips // CLIPS):
-            store.put(f"sim://bucket/in/{number:06d}.mp4", b"video")
+            add_input(store, number)
     store.requests.clear()
     store.listed.clear()
     gc.collect()
@@ -269,6 +272,10 @@ def simulate(
     gc.collect()
     found.rss = _rss() - rss
     return found
+
+
+def add_input(store: CountingStore, number: int) -> None:
+    store.put(f"sim://bucket/in/{number:06d}.mp4", b"video")
 
 
 class _SimRun(execution.Execution):

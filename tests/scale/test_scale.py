@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.layout import Layout
+from pipeline.records import catalogue
 from pipeline.records.commit import load_video_commits
 from pipeline.run.worker import ClipWorker
 from pipeline.storage import Storage
-from tests.scale.simulation import CLIPS, OUTPUT, PAGE, Measured, simulate
+from tests.scale.simulation import CLIPS, OUTPUT, PAGE, Measured, add_input, simulate
 
 SMALL, LARGE, HUGE = 500, 5_000, 100_000
 
@@ -91,6 +92,28 @@ def test_a_rerun_with_nothing_to_do_reads_no_commit(
     assert again.store.requests["list"] <= 30
     assert again.store.requests["put"] <= 10
     assert len(load_video_commits(Storage(), Layout(OUTPUT))) == LARGE // CLIPS
+
+
+def test_a_night_reads_no_commit_of_the_nights_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    videos, worth = SMALL // CLIPS, 10
+    monkeypatch.setattr(catalogue, "WORTH", worth)
+    first = simulate(SMALL, monkeypatch)
+    asked = []
+    for night in range(worth + 1):
+        add_input(first.store, videos + night)
+        one = simulate(CLIPS, monkeypatch, first.store)
+        _complete_night(one)
+        asked.append(one.store.requests["get"])
+    least = asked[0]
+    # Each night's own video is read once more on the nights after it, until a new catalogue has taken it in.
+    assert asked == [*(least + night for night in range(worth)), least]
+    assert least < CLIPS + 10 < videos + CLIPS, "a clip, its commit, and the run's own few objects"
+    assert len(load_video_commits(Storage(), Layout(OUTPUT))) == videos + worth + 1
+
+
+def _complete_night(run: Measured) -> None:
+    assert run.code == 0
+    assert len(run.driver_s) == CLIPS
 
 
 @pytest.mark.slow

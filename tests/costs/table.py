@@ -1,0 +1,152 @@
+"""What was measured, as Markdown for the README."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.config_flow import FilesConfig
+from tests.costs.night import MANY_CLIPS, Catalogue, Rule, by_kind, foreseen, solve
+from tests.costs.proxy import BILLED
+
+CLIPS_A_VIDEO, FRAMES_A_CLIP = 20, 120
+NIGHTS = (1_000, 100_000)
+"""Clips."""
+NIGHTS_BEFORE = 10
+SHARES_BELOW = FilesConfig().group_below
+"""Bytes of a video's output."""
+
+
+def table(results: Mapping[str, dict[str, Any]]) -> str:
+    """All tables, of results by task (see __main__)."""
+    rules = {task: solve(_runs(result["small"])) for task, result in results.items()}
+    parts = [_requests(rules), _nights(rules, results), _bytes(results), _sizes(results)]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def _runs(small: Mapping[str, list[tuple[str, str, float]]]) -> dict[str, dict[tuple[str, str], float]]:
+    return {name: {(kind, purpose): count for kind, purpose, count in counts} for name, counts in small.items()}
+
+
+def _requests(rules: Mapping[str, Rule]) -> list[str]:
+    lines = _head("requests, measured")
+    for task, rule in rules.items():
+        for what, counts in (
+            ("a clip", rule.clip),
+            ("a video", rule.video),
+            ("two videos that share a file", rule.shared),
+            ("a video done earlier, not in the catalogue", rule.earlier),
+            ("a run into an empty output", rule.fixed),
+            ("a run that goes on", rule.resumed),
+            ("a run with nothing to do", rule.idle),
+            ("a report on two videos", rule.report),
+        ):
+            if counts:
+                totals = by_kind(counts)
+                lines.append(f"| {task}: {what} | {' | '.join(_number(totals[kind]) for kind in BILLED)} |")
+    return lines
+
+
+def _nights(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) -> list[str]:
+    lines = _head("requests of a night, extrapolated")
+    for task, rule in rules.items():
+        catalogue, together = _catalogue(results[task]), _together(task, results[task])
+        for clips in NIGHTS:
+            videos = clips // CLIPS_A_VIDEO
+            before = NIGHTS_BEFORE * videos
+            sharing = videos + min(before, together) if together else 0
+            for what, count in (
+                (f"{clips:,} clips", foreseen(rule, catalogue, clips, videos, 0, sharing)),
+                (f"as many, {before:,} videos there", foreseen(rule, catalogue, clips, videos, before, sharing)),
+                (f"nothing to do, {before:,} videos there", foreseen(rule, catalogue, 0, 0, before)),
+            ):
+                lines.append(f"| {task}: {what} | {' | '.join(f'{count[kind]:,}' for kind in BILLED)} |")
+    return lines
+
+
+def _head(title: str) -> list[str]:
+    return [f"| {title} | {' | '.join(BILLED)} |", "| --- |" + " ---: |" * len(BILLED)]
+
+
+def _catalogue(result: dict[str, Any]) -> Catalogue:
+    found = result["catalogue"]
+    reads = sum(count for kind, purpose, count in found["requests"] if (kind, purpose) == ("GET", "videos.parquet"))
+    return Catalogue(found["commits"], reads)
+
+
+def _together(task: str, result: dict[str, Any]) -> int:
+    """Videos as large as the widest, of CLIPS_A_VIDEO clips, in a file that still takes some in; 0: they share none."""
+    name, facts = max(result["real"]["videos"].items(), key=lambda item: int(item[1]["width"]))
+    each = _made(result, name) / facts["frames"] * CLIPS_A_VIDEO * FRAMES_A_CLIP
+    return 0 if task == "interpolate" else int(SHARES_BELOW // max(1.0, each))
+
+
+def _bytes(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    lines = ["| bytes, memory | " + " | ".join(results) + " |", "| --- |" + " --- |" * len(results)]
+    rows = {task: _byte_row(result) for task, result in results.items()}
+    for name in next(iter(rows.values()), {}):
+        lines.append(f"| {name} | {' | '.join(row[name] for row in rows.values())} |")
+    return lines
+
+
+def _byte_row(result: dict[str, Any]) -> dict[str, str]:
+    state, peaks, real = result["state"], result["real"]["peaks"], result["real"]
+    clips = _commits(state["many"]) - _commits(state["two"])
+    report = Counter(real["state"])
+    kept = report["videos"]
+    return {
+        "kept: a video's commit": _size(kept / len(real["videos"])),
+        "kept: its place in the catalogue": _size(result["catalogue"]["bytes"] / result["catalogue"]["commits"]),
+        "kept: a clip": _size(clips / (2 * (MANY_CLIPS - 1))),
+        "kept: each session's summary": _size(report["runs"]),
+        "kept: report": _size(report["report.html"]),
+        "kept: run, last summary, calibration, empty quarantine": _size(
+            report["run.json"] + report["summary.json"] + report["calibration.json"] + report["quarantine"]
+        ),
+        "kept: groups": _size(report["groups"]),
+        "temporary in the bucket at the peak, of the outputs": _share(
+            peaks["temporary in the bucket"], sum(real["outputs"].values())
+        ),
+        "scratch: a worker or join": _size(peaks["scratch, a try"]),
+        "peak RSS: an actor": _size(peaks.get("actor", 0)),
+        "peak RSS: driver": _size(peaks.get("driver", 0)),
+        "peak RSS: a probe or join": _size(peaks.get("probe or join", 0)),
+    }
+
+
+def _commits(state: Mapping[str, int]) -> int:
+    return state.get("videos", 0) + state.get("commit", 0) + state.get("segments", 0) + state.get("attempts", 0)
+
+
+def _sizes(results: Mapping[str, dict[str, Any]]) -> list[str]:
+    lines = ["| output a minute of video | " + " | ".join(results) + " |", "| --- |" + " --- |" * len(results)]
+    names = sorted({name for result in results.values() for name in result["real"]["videos"]})
+    for name in names:
+        cells, told = [], name
+        for result in results.values():
+            facts = result["real"]["videos"][name]
+            told = f"{name}, {facts['width']}x{facts['height']}, {facts['frames'] / facts['seconds']:.0f} frames/s"
+            made = _made(result, name)
+            cells.append(_size(made * 60 / facts["seconds"]) if made else "-")
+        lines.append(f"| {told} | {' | '.join(cells)} |")
+    return lines
+
+
+def _made(result: dict[str, Any], name: str) -> int:
+    """Bytes of a video's outputs."""
+    return sum(size for path, size in result["real"]["outputs"].items() if name in path)
+
+
+def _number(count: float) -> str:
+    return f"{count:.2f}".rstrip("0").rstrip(".") if abs(count) >= 0.005 else "0"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{_size(part)} ({100 * part / max(1, whole):.0f} %)"
+
+
+def _size(count: float) -> str:
+    if count >= 10e6:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count:.0f} B"
