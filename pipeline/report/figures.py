@@ -125,6 +125,7 @@ def spent(seconds: Sequence[float], flops: Sequence[int], kinds: Sequence[str]) 
         "data": [
             {"type": "bar", "x": [seconds[place] for place in made],
              "y": [round(flops[place] / 1e9, 3) for place in made], "text": [kinds[place] for place in made],
+             "textposition": "none",  # only under the pointer
              "hovertemplate": "%{x:.3f} s: %{y:.2f} GFLOP (%{text})", "marker": {"color": BLUE}},
         ],
         "layout": {"xaxis": {"title": {"text": "seconds of video"}}, "yaxis": {"title": {"text": "GFLOP a frame"}},
