@@ -163,6 +163,12 @@ def test_the_job_is_submitted_to_a_cluster_and_works_from_bucket_to_bucket(s3_en
         output = Output.of_bucket(client, s3_env.bucket, "out")
         output.check_settled()
         assert [row["uri"] for row in output.quarantine()] == [f"{s3_env.uri}/in/bad.mp4"]
+
+        # As every night: what is in quarantine stays there, and is no failure.
+        night = ["sh", "configs/k8s/run.sh", "jobs/interpolate.py", f"{s3_env.uri}/in", f"{s3_env.uri}/out", *sets]
+        again = submit(*night)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "finished; some input is in quarantine" in again.stdout + again.stderr
     finally:
         cluster.close()
 
