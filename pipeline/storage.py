@@ -30,6 +30,10 @@ from pipeline.stores import LocalStore, ObjectInfo, S3Store, Store, Unfinished, 
 __all__ = ["ObjectInfo", "Storage", "Unfinished", "absolute", "join", "ordered", "redact", "scrub", "transient"]
 
 
+FETCHED = 8 << 20
+"""Bytes that a download takes at once."""
+
+
 def absolute(uri: str) -> str:
     """The form that means the same in every process: local paths made absolute, no trailing slash."""
     if scheme(uri) == "file":
@@ -121,8 +125,8 @@ class Storage:
         temporary = f"{target}.{uuid.uuid4().hex}.part"
         try:
             with open(temporary, "xb") as file:
-                for start in range(0, info.size, 8 << 20):
-                    end = min(start + (8 << 20), info.size)
+                for start in range(0, info.size, FETCHED):
+                    end = min(start + FETCHED, info.size)
                     file.write(self.read_range(info.uri, start, end, version=info.version))
             os.replace(temporary, target)
         finally:

@@ -2,6 +2,7 @@
 
     make costs                                  # three jobs: about ten minutes; results and table in out/costs
     python -m tests.costs --task flow           # one of them
+    python -m tests.costs --missing             # what an interrupted measurement lacks
     python -m tests.costs --table               # the table from what has been measured
 
 proxy.py     counts requests by kind and by what they are for

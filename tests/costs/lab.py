@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +76,21 @@ class Lab:
         self.proxy.taken()
         return Job(arguments, env)
 
-    def small_runs(self, task: str) -> tuple[dict[str, Counts], dict[str, dict[str, int]]]:
-        """Requests of the runs that `night.solve` wants, and bytes of state that each left, by part."""
-        counts: dict[str, Counts] = {}
-        state: dict[str, dict[str, int]] = {}
+    def small_runs(self, task: str, known: Collection[str]) -> Iterator[tuple[str, Counts, dict[str, int]]]:
+        """The runs that `night.solve` wants: (name, requests, bytes of state that it left, by part).
+
+        Left out are the runs of an output whose runs are all among the `known`.
+        """
+        places = {place for name, place, _, _ in RUNS if name not in known}
+        runs = [run for run in RUNS if run[1] in places and (run[0] != "shared" or ALONE[task])]
+        if not runs:
+            return
         video = make_video(frames=FRAMES, options={"preset": "ultrafast"})
         upload(self.client, BUCKET, {f"in/small/{number}.mp4": video for number in range(3)})
         cluster = Cluster(cpus=4)
         try:
             env = cluster.job_env(**self._env())
-            for name, place, videos, clips in RUNS:
-                if name == "shared" and not ALONE[task]:
-                    continue
+            for name, place, videos, clips in runs:
                 output = f"out/{task}-{place}"
                 sets = (*SMALL[task], *ONE_ACTOR, f"clip.frames={FRAMES // clips}")
                 sets += () if name == "reported" else ("report=false",)
@@ -95,12 +98,11 @@ class Lab:
                 with self._start(task, f"in/small/[0-{videos - 1}].mp4", output, sets, env) as job:
                     done = job.wait(LIMIT_S)
                 assert done.code == 0, done.text
-                counts[name] = self.proxy.taken()
-                print(f"{task}, {name}: {sum(counts[name].values())} requests", flush=True)
-                state[name] = self.state(output)
+                counts = self.proxy.taken()
+                print(f"{task}, {name}: {sum(counts.values())} requests", flush=True)
+                yield name, counts, self.state(output)
         finally:
             cluster.close()
-        return counts, state
 
     def real_run(self, task: str, videos: Path, sets: tuple[str, ...]) -> dict[str, Any]:
         """A run over a folder of videos as a user starts it: bytes, memory, requests, and those of a rerun."""
@@ -149,12 +151,9 @@ class Lab:
         self.proxy.taken()
         began = time.monotonic()
         quarantine.rebuild(storage, layout, "second")
-        return {
-            "commits": CATALOGUED,
-            "seconds": round(time.monotonic() - began, 2),
-            "bytes": storage.info(layout.catalogue).size,
-            "requests": _listed(self.proxy.taken()),
-        }
+        seconds, requests = round(time.monotonic() - began, 2), _listed(self.proxy.taken())
+        size = storage.info(layout.catalogue).size
+        return {"commits": CATALOGUED, "seconds": seconds, "bytes": size, "requests": requests}
 
     def _objects(self, output: str) -> Iterator[tuple[str, int]]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{output}/")

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config_flow import FilesConfig
-from tests.costs.night import MANY_CLIPS, Catalogue, Rule, by_kind, foreseen, solve
+from tests.costs.night import MANY_CLIPS, Catalogue, Rule, by_bytes, by_kind, foreseen, solve
 from tests.costs.proxy import BILLED
 
 CLIPS_A_VIDEO, FRAMES_A_CLIP = 20, 120
-NIGHTS = (1_000, 100_000)
-"""Clips."""
-NIGHTS_BEFORE = 10
+NIGHTS = ((1_000, 0), (100_000, 0), (100_000, 50_000), (0, 50_000))
+"""(clips, videos that are there)."""
+SHARES = {"interpolate": False, "flow": True, "recognize": True}
 SHARES_BELOW = FilesConfig().group_below
 """Bytes of a video's output."""
+REREADS = ("interpolate",)
+"""Jobs that read the source once more when they join, for its sound."""
 
 
 def table(results: Mapping[str, dict[str, Any]]) -> str:
     """All tables, of results by task (see __main__)."""
     rules = {task: solve(_runs(result["small"])) for task, result in results.items()}
-    parts = [_requests(rules), _nights(rules, results), _bytes(results), _sizes(results)]
+    parts = [
+        _requests(rules), _nights(rules, results), _real(rules, results), _bytes(results), _sizes(results),
+    ]  # fmt: skip
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -49,24 +54,44 @@ def _requests(rules: Mapping[str, Rule]) -> list[str]:
 
 
 def _nights(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) -> list[str]:
-    lines = _head("requests of a night, extrapolated")
+    lines = _head("a night, extrapolated", ("state kept", "output"))
     for task, rule in rules.items():
-        catalogue, together = _catalogue(results[task]), _together(task, results[task])
-        for clips in NIGHTS:
+        result = results[task]
+        catalogue, like = _catalogue(result), _like(task, result)
+        together = int(SHARES_BELOW // max(1.0, like.output)) if SHARES[task] else 0
+        large = by_bytes(CLIPS_A_VIDEO, like.source, like.output, task in REREADS)
+        for clips, before in NIGHTS:
             videos = clips // CLIPS_A_VIDEO
-            before = NIGHTS_BEFORE * videos
-            sharing = videos + min(before, together) if together else 0
-            for what, count in (
-                (f"{clips:,} clips", foreseen(rule, catalogue, clips, videos, 0, sharing)),
-                (f"as many, {before:,} videos there", foreseen(rule, catalogue, clips, videos, before, sharing)),
-                (f"nothing to do, {before:,} videos there", foreseen(rule, catalogue, 0, 0, before)),
-            ):
-                lines.append(f"| {task}: {what} | {' | '.join(f'{count[kind]:,}' for kind in BILLED)} |")
+            sharing = videos + min(before, together) if together and videos else 0
+            count = foreseen(rule, catalogue, clips, videos, before, sharing)
+            count.update({kind: number * videos for kind, number in large.items()})
+            what = f"{clips:,} clips" if clips else "nothing to do"
+            what += f", {before:,} videos there" if before else ""
+            sizes = (_size(videos * _state_of_a_video(result)), _size(videos * like.output))
+            cells = [*(f"{count[kind]:,}" for kind in BILLED), *(sizes if videos else ("", ""))]
+            lines.append(f"| {task}: {what} | {' | '.join(cells)} |")
     return lines
 
 
-def _head(title: str) -> list[str]:
-    return [f"| {title} | {' | '.join(BILLED)} |", "| --- |" + " ---: |" * len(BILLED)]
+def _real(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What the rule says of the real run beside what that run asked for."""
+    lines = _head("the real run: counted (foreseen)")
+    for task, rule in rules.items():
+        result = results[task]
+        videos = result["real"]["videos"]
+        count = foreseen(rule, _catalogue(result), len(videos), len(videos))
+        for name, facts in videos.items():
+            count.update(by_bytes(1, facts["bytes"], _made(result, name), task in REREADS))
+        counted: Counter[str] = Counter()
+        for kind, _, number in result["real"]["requests"]:
+            counted["PUT" if kind == "MULTIPART" else kind] += int(number)
+        cells = [f"{counted[kind]} ({count[kind]})" for kind in BILLED]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return lines
+
+
+def _head(title: str, more: tuple[str, ...] = ()) -> list[str]:
+    return [f"| {' | '.join((title, *BILLED, *more))} |", "| --- |" + " ---: |" * (len(BILLED) + len(more))]
 
 
 def _catalogue(result: dict[str, Any]) -> Catalogue:
@@ -75,11 +100,25 @@ def _catalogue(result: dict[str, Any]) -> Catalogue:
     return Catalogue(found["commits"], reads)
 
 
-def _together(task: str, result: dict[str, Any]) -> int:
-    """Videos as large as the widest, of CLIPS_A_VIDEO clips, in a file that still takes some in; 0: they share none."""
+@dataclass(frozen=True)
+class _Video:
+    """Bytes of the source, and of what is made of it."""
+
+    source: float
+    output: float
+
+
+def _like(task: str, result: dict[str, Any]) -> _Video:
+    """A video of CLIPS_A_VIDEO clips that is otherwise as the widest of the real run."""
     name, facts = max(result["real"]["videos"].items(), key=lambda item: int(item[1]["width"]))
-    each = _made(result, name) / facts["frames"] * CLIPS_A_VIDEO * FRAMES_A_CLIP
-    return 0 if task == "interpolate" else int(SHARES_BELOW // max(1.0, each))
+    longer = CLIPS_A_VIDEO * FRAMES_A_CLIP / facts["frames"]
+    return _Video(facts["bytes"] * longer, _made(result, name) * longer)
+
+
+def _state_of_a_video(result: dict[str, Any]) -> float:
+    """Bytes: its commit, and that in the catalogue."""
+    real, catalogue = result["real"], result["catalogue"]
+    return float(real["state"]["videos"] / len(real["videos"]) + catalogue["bytes"] / catalogue["commits"])
 
 
 def _bytes(results: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -147,6 +186,8 @@ def _share(part: int, whole: int) -> str:
 
 
 def _size(count: float) -> str:
+    if count >= 10e9:
+        return f"{count / 1e9:.1f} GB"
     if count >= 10e6:
         return f"{count / 1e6:.0f} MB"
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count:.0f} B"

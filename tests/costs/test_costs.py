@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from pipeline.records.catalogue import WORTH
-from tests.costs.night import MANY_CLIPS, PAGE, Catalogue, Rule, by_kind, foreseen, solve
+from tests.costs.night import MANY_CLIPS, PAGE, Catalogue, Rule, by_bytes, by_kind, foreseen, solve
 from tests.costs.proxy import classify
 from tests.costs.table import table
 
@@ -96,6 +96,7 @@ def test_the_table_says_what_was_measured() -> None:
     real = {
         "videos": {"a.mp4": facts},
         "outputs": {"flow/a.mp4.parquet": 3_000_000},
+        "requests": [["MULTIPART", "output", 4], ["PUT", "videos", 2]],
         "state": {"videos": 1500, "runs": 2000, "report.html": 5_000_000},
         "peaks": {"actor": 900_000_000, "driver": 1, "temporary in the bucket": 3_000_000, "scratch, a try": 1234},
     }
@@ -108,3 +109,14 @@ def test_the_table_says_what_was_measured() -> None:
     assert "| peak RSS: an actor | 900 MB |" in text
     assert "| temporary in the bucket at the peak, of the outputs | 3.0 MB (100 %) |" in text
     assert "| a.mp4, 1280x720, 25 frames/s | 90 MB |" in text
+    assert "| flow | 6 (9) | 0 (6) | 0 (0) | 0 (5) | 0 (0) |" in text, "uploads in parts are writes too"
+    (night,) = (line for line in text.splitlines() if line.startswith("| flow: 100,000 clips |"))
+    assert night.endswith("| 8.8 MB | 720.0 GB |"), night
+
+
+def test_large_videos_take_requests_by_their_bytes() -> None:
+    assert by_bytes(1, 1000, 1000, True) == {"GET": 0, "PUT": 0}
+    mib = 1 << 20
+    # 12 MiB are read as 1/4 + 1/2 + 1 + 2 + 4 + 4 + 1/4. Clips of 40 MiB are put in 3 parts, and fetched in 5 ranges.
+    assert by_bytes(2, 24 * mib, 80 * mib, False) == {"GET": 2 * (6 + 4), "PUT": 2 * 4 + (5 + 2 - 1)}
+    assert by_bytes(2, 24 * mib, 80 * mib, True)["GET"] == 2 * (6 + 4) + 9
