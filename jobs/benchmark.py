@@ -40,7 +40,7 @@ def interpolate(
     each: Annotated[int, typer.Option(min=1, help="--adaptive: triplets of each class of motion.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="--adaptive: measurements of each, of which the best counts.")] = 2,
     device: Annotated[str, typer.Option(help="--adaptive: cpu or cuda.")] = "cpu",
-    seconds: Annotated[float, typer.Option(help="Length of the bare and the plain loop.")] = 30.0,
+    seconds: Annotated[float, typer.Option(help="Length of the bare model's loop, and of the codecs'.")] = 30.0,
     memory: Annotated[bool, typer.Option(help="Peak memory on 1080p of 10 s and of 10 min instead.")] = False,
     memory_rate: Annotated[int, typer.Option(help="Frames a second of those videos.")] = 2,
     output: Annotated[Path | None, typer.Option(help="Write the figures as JSON here.")] = None,

@@ -4,7 +4,7 @@
     codecs  all but the model (decode, colours, encode) in the same processes. On a CPU both want the same cores, so
             the bound of what the job can reach is 1 / (1 / bare + 1 / codecs)
     job     jobs/interpolate.py, from the first clip's start to the last one's end, and with its start-up
-    plain   one process: decode, model, encode in turn, with all cores' threads
+    plain   one process: decode, model, encode in turn, with all cores' threads, over the same video
 
 All rates are synthesised frames a second.
 """
@@ -90,7 +90,7 @@ class Speed:
 
 
 def speed(source: str, settings: Sequence[str], seconds: float) -> Speed:
-    """Runs all three, one after the other. `seconds`: about how long the bare and the plain loop take each."""
+    """Runs all of them, one after the other. `seconds`: about how long the bare and the codec loop take each."""
     config = configuration.load(InterpolateConfig, None, settings)
     video, info, _ = _open(source, config)
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def speed(source: str, settings: Sequence[str], seconds: float) -> Speed:
         codecs=_together(_codec_loop, source, settings, actors, threads, seconds),
         job=made / working,
         job_with_start_up=made / summary["wall_s"],
-        plain=plain(source, config, seconds),
+        plain=plain(source, config),
         job_stage_s=stages,
     )
 
@@ -221,8 +221,11 @@ def _codec_loop(source: str, settings: Sequence[str], threads: int, seconds: flo
     return made / (time.perf_counter() - started)
 
 
-def plain(source: str, config: InterpolateConfig, seconds: float) -> float:
-    """Decode, model and encode in turn, in this process, with a thread for every core."""
+def plain(source: str, config: InterpolateConfig) -> float:
+    """Decode, model and encode in turn, in this process, with a thread for every core: the whole video once.
+
+    What an adaptive model spends depends on what moves: fewer frames than the job's would be other frames.
+    """
     model = InterpolateTask(config).on("cpu").load("cpu", len(os.sched_getaffinity(0))).interpolator
     _, info, clip = _open(source, config)
     plan = EncodePlan.build(info, config.encode, info.time_base / 2)
@@ -242,8 +245,6 @@ def plain(source: str, config: InterpolateConfig, seconds: float) -> float:
                 last = time.perf_counter()
                 made += started > 0
                 started = started or last  # the first frame warms up
-                if last - started > seconds:
-                    break
             encoder.write(Frame(2 * frame.pts, frame.planes, frame.format))
             before = frame
     return made / (last - started)
