@@ -68,10 +68,10 @@ TABLE: dict[str, Entry] = {
     "cain-sd-compact": Entry(
         network="models.cain_sd.CAINSD",
         source="cain_sd/cain_sd_compact.safetensors",
-        sha256="e8b6b4e8ac1b937858da068bd8c6a88a6e670dd7c77b13f1d6f87269ab285b95",
+        sha256="854b126c3cf21763ed23baab4000192c317bb1b54c656096ab96e376a96dc49d",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in cain_sd/CARD_SD.md",
         size=671096,
-        note="our own, by configs/train/cain_sd_compact.yaml, then cain_sd_compact_finder.yaml",
+        note="our own, by configs/train/cain_sd_compact.yaml, then _aligned.yaml and _finder.yaml",
     ),
     "cain": Entry(
         network="models.cain_sd.CAIN",
