@@ -105,11 +105,11 @@ TABLE: dict[str, Entry] = {
     "memfof-compact": Entry(
         network="models.memfof.MEMFOF",
         source="memfof/memfof_compact.safetensors",
-        sha256="7ad5c5ccf4a4a8edf7c2942f0c7df1cf8b25663ceb46183c10e82fe80b853c56",
+        sha256="78e3f25fab93e547808454d61c7964c7b58efde9e7b1e9bc3a98d9f7ff8bc8b4",
         licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain "
         "pictures, attributed in memfof/CARD.md",
         size=3218330,
-        note="our own, by configs/train/memfof_compact{_features,,_finish}.yaml in that order",
+        note="our own, by configs/train/memfof_compact{_features,,_finish,_longer}.yaml in order",
     ),
     **{
         name: Entry(
