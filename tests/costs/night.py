@@ -79,19 +79,29 @@ def solve(runs: Mapping[str, Counts]) -> Rule:
 
 
 def foreseen(
-    rule: Rule, catalogue: Catalogue, clips: int, videos: int, earlier: int = 0, sharing: int = 0
+    rule: Rule,
+    catalogue: Catalogue,
+    clips: int,
+    videos: int,
+    earlier: int = 0,
+    *,
+    sharing: int = 0,
+    may_share: bool = False,
 ) -> Counter[str]:
     """Requests by kind of a run of so many clips in so many videos, with `earlier` videos done before.
 
     The most that it can be: WORTH - 1 of the earlier videos are in no catalogue yet. `sharing`: videos, earlier ones
-    too, that are put into files with others. Listings of the whole take a request for each PAGE keys.
+    too, that are put into files with others; a task that `may_share` looks through all commits once for that, and once
+    more where it does (grouping.py). Listings of the whole take a request for each PAGE keys.
     """
     base = rule.idle if not videos else rule.resumed if earlier else rule.fixed
     total: Counter[str] = Counter()
     for part, times in ((base, 1), (rule.video, videos), (rule.clip, clips), (rule.shared, sharing / 2)):
         for (kind, _), count in part.items():
             total[kind] += count * times
-    each = rule.earlier if videos else rule.earlier_idle
+    each = dict(rule.earlier if videos else rule.earlier_idle)
+    if may_share and videos:
+        each[COMMITS] = each.get(COMMITS, 0) + (2 if sharing else 1)
     for key, count in each.items():
         known = max(0, earlier - WORTH + 1) if key == COMMITS else 0
         total[key[0]] += count * (earlier - known + catalogue(known))
@@ -116,16 +126,21 @@ def _add_report(total: Counter[str], report: Counts, videos: int, earlier: int) 
         total[key[0]] += count * times
 
 
-def by_bytes(clips: int, source: float, output: float, rereads: bool) -> Counter[str]:
+def by_bytes(clips: int, source: float, output: float, rereads: bool, seeks: float = 0.0) -> Counter[str]:
     """What a video takes beyond its rule, which was found in videos of a few kB: reads and writes go in blocks.
 
     source, output: bytes of the whole video, and of what is made of it; `rereads`: whether the source is read once more
-    when it is joined (for its sound).
+    when it is joined (for its sound). `seeks`: reads out of sequence, each time that the video is opened.
     """
     each_in, each_out = source / clips, output / clips
     reads = clips * (_blocks(each_in) - 1 + _ranges(each_out) - 1) + (_blocks(source) - 1 if rereads else 0)
     writes = clips * (_parts(each_out) - 1) + _parts(output) - 1
-    return Counter({"GET": reads, "PUT": writes})
+    return Counter({"GET": round(reads + seeks * opened(clips, rereads)), "PUT": writes})
+
+
+def opened(clips: int, rereads: bool) -> int:
+    """Times that a video of so many clips is opened: to be probed, for each clip, and perhaps to be joined."""
+    return 1 + clips + rereads
 
 
 def _blocks(size: float) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config_flow import FilesConfig
-from tests.costs.night import MANY_CLIPS, Catalogue, Rule, by_bytes, by_kind, foreseen, solve
+from tests.costs.night import MANY_CLIPS, Catalogue, Rule, by_bytes, by_kind, foreseen, opened, solve
 from tests.costs.proxy import BILLED
 
 CLIPS_A_VIDEO, FRAMES_A_CLIP = 20, 120
@@ -59,11 +59,12 @@ def _nights(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) ->
         result = results[task]
         catalogue, like = _catalogue(result), _like(task, result)
         together = int(SHARES_BELOW // max(1.0, like.output)) if SHARES[task] else 0
-        large = by_bytes(CLIPS_A_VIDEO, like.source, like.output, task in REREADS)
+        seeks = _seeks(rule, result, task in REREADS)
+        large = by_bytes(CLIPS_A_VIDEO, like.source, like.output, task in REREADS, seeks)
         for clips, before in NIGHTS:
             videos = clips // CLIPS_A_VIDEO
             sharing = videos + min(before, together) if together and videos else 0
-            count = foreseen(rule, catalogue, clips, videos, before, sharing)
+            count = foreseen(rule, catalogue, clips, videos, before, sharing=sharing, may_share=SHARES[task])
             count.update({kind: number * videos for kind, number in large.items()})
             what = f"{clips:,} clips" if clips else "nothing to do"
             what += f", {before:,} videos there" if before else ""
@@ -79,9 +80,10 @@ def _real(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) -> l
     for task, rule in rules.items():
         result = results[task]
         videos = result["real"]["videos"]
+        seeks = _seeks(rule, result, task in REREADS)
         count = foreseen(rule, _catalogue(result), len(videos), len(videos))
         for name, facts in videos.items():
-            count.update(by_bytes(1, facts["bytes"], _made(result, name), task in REREADS))
+            count.update(by_bytes(1, facts["bytes"], _made(result, name), task in REREADS, seeks))
         counted: Counter[str] = Counter()
         for kind, _, number in result["real"]["requests"]:
             counted["PUT" if kind == "MULTIPART" else kind] += int(number)
@@ -98,6 +100,15 @@ def _catalogue(result: dict[str, Any]) -> Catalogue:
     found = result["catalogue"]
     reads = sum(count for kind, purpose, count in found["requests"] if (kind, purpose) == ("GET", "videos.parquet"))
     return Catalogue(found["commits"], reads)
+
+
+def _seeks(rule: Rule, result: dict[str, Any], rereads: bool) -> float:
+    """Reads of a video out of sequence each time that it is opened: what the real run had beyond rule and bytes."""
+    real, key = result["real"], ("GET", "input")
+    found = sum(count for *what, count in real["requests"] if tuple(what) == key)
+    for facts in real["videos"].values():
+        found -= rule.clip.get(key, 0) + rule.video.get(key, 0) + by_bytes(1, facts["bytes"], 0, rereads)["GET"]
+    return max(0.0, float(found / (len(real["videos"]) * opened(1, rereads))))
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ def test_a_night_is_foreseen_with_pages_catalogue_and_a_bounded_report() -> None
     assert found["LIST"] == 2 * videos + 4 * (earlier + videos) // PAGE
     catalogued = earlier - (WORTH - 1)
     assert found["GET"] == 2 * clips + 2 * (WORTH - 1 + round(catalogued * 5 / 1000)) + 3 * 6 + 2000 + 200
+    looks = foreseen(rule, catalogue, clips, videos, earlier, may_share=True)["GET"] - found["GET"]
+    assert looks == WORTH - 1 + round(catalogued * 5 / 1000)
     assert foreseen(rule, catalogue, 0, 0, earlier) == {"LIST": earlier // PAGE}
     assert foreseen(rule, catalogue, 1, 1) == {"LIST": 3 + 2, "PUT": 3 + 1 + 1 + 3 + 1, "GET": 2 + 3 + 1}
 
@@ -96,7 +98,7 @@ def test_the_table_says_what_was_measured() -> None:
     real = {
         "videos": {"a.mp4": facts},
         "outputs": {"flow/a.mp4.parquet": 3_000_000},
-        "requests": [["MULTIPART", "output", 4], ["PUT", "videos", 2]],
+        "requests": [["MULTIPART", "output", 4], ["PUT", "videos", 2], ["GET", "input", 6], ["GET", "output", 1]],
         "state": {"videos": 1500, "runs": 2000, "report.html": 5_000_000},
         "peaks": {"actor": 900_000_000, "driver": 1, "temporary in the bucket": 3_000_000, "scratch, a try": 1234},
     }
@@ -109,7 +111,7 @@ def test_the_table_says_what_was_measured() -> None:
     assert "| peak RSS: an actor | 900 MB |" in text
     assert "| temporary in the bucket at the peak, of the outputs | 3.0 MB (100 %) |" in text
     assert "| a.mp4, 1280x720, 25 frames/s | 90 MB |" in text
-    assert "| flow | 6 (9) | 0 (6) | 0 (0) | 0 (5) | 0 (0) |" in text, "uploads in parts are writes too"
+    assert "| flow | 6 (9) | 7 (10) | 0 (0) | 0 (5) | 0 (0) |" in text, "uploads in parts are writes too"
     (night,) = (line for line in text.splitlines() if line.startswith("| flow: 100,000 clips |"))
     assert night.endswith("| 8.8 MB | 720.0 GB |"), night
 
@@ -120,3 +122,4 @@ def test_large_videos_take_requests_by_their_bytes() -> None:
     # 12 MiB are read as 1/4 + 1/2 + 1 + 2 + 4 + 4 + 1/4. Clips of 40 MiB are put in 3 parts, and fetched in 5 ranges.
     assert by_bytes(2, 24 * mib, 80 * mib, False) == {"GET": 2 * (6 + 4), "PUT": 2 * 4 + (5 + 2 - 1)}
     assert by_bytes(2, 24 * mib, 80 * mib, True)["GET"] == 2 * (6 + 4) + 9
+    assert by_bytes(2, 24 * mib, 80 * mib, True, seeks=1.5)["GET"] == 2 * (6 + 4) + 9 + 1.5 * 4
