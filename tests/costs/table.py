@@ -35,7 +35,8 @@ def _runs(small: Mapping[str, list[tuple[str, str, float]]]) -> dict[str, dict[t
 
 
 def _requests(rules: Mapping[str, Rule]) -> list[str]:
-    lines = _head("requests, measured")
+    """A row for each thing that asks; jobs that ask for the same share one."""
+    jobs: dict[tuple[str, str], list[str]] = {}
     for task, rule in rules.items():
         for what, counts in (
             ("a clip", rule.clip),
@@ -49,8 +50,12 @@ def _requests(rules: Mapping[str, Rule]) -> list[str]:
         ):
             if counts:
                 totals = by_kind(counts)
-                lines.append(f"| {task}: {what} | {' | '.join(_number(totals[kind]) for kind in BILLED)} |")
-    return lines
+                jobs.setdefault((what, " | ".join(_number(totals[kind]) for kind in BILLED)), []).append(task)
+    rows = sorted(jobs, key=lambda row: [what for what, _ in jobs].index(row[0]))
+    return [
+        *_head("requests, measured"),
+        *(f"| {what} ({', '.join(jobs[what, cells])}) | {cells} |" for what, cells in rows),
+    ]
 
 
 def _nights(rules: Mapping[str, Rule], results: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -154,7 +159,6 @@ def _byte_row(result: dict[str, Any]) -> dict[str, str]:
         "kept: run, last summary, calibration, empty quarantine": _size(
             report["run.json"] + report["summary.json"] + report["calibration.json"] + report["quarantine"]
         ),
-        "kept: groups": _size(report["groups"]),
         "temporary in the bucket at the peak, of the outputs": _share(
             peaks["temporary in the bucket"], sum(real["outputs"].values())
         ),

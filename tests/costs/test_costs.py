@@ -105,7 +105,7 @@ def test_the_table_says_what_was_measured() -> None:
     state = {"two": {"videos": 3000, "runs": 7}, "many": {"videos": 3600, "runs": 8}}
     catalogue = {"commits": 3000, "bytes": 750_000, "requests": [["GET", "videos.parquet", 9]]}
     text = table({"flow": {"small": small, "state": state, "real": real, "catalogue": catalogue}})
-    assert "| flow: a clip | 3 | 2 | 0 | 0 | 0 |" in text
+    assert "| a clip (flow) | 3 | 2 | 0 | 0 | 0 |" in text
     assert "| kept: a clip | 100 B |" in text
     assert "| kept: its place in the catalogue | 250 B |" in text
     assert "| peak RSS: an actor | 900 MB |" in text
