@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,14 @@ from av.video.reformatter import Interpolation
 
 from pipeline.config import EncodeConfig
 from pipeline.errors import ConfigError, UnsupportedVideo
-from pipeline.media.encoders import FORMATS, available_encoders, check_encoder, choose_options, opened_with
+from pipeline.media.encoders import (
+    FORMATS,
+    available_encoders,
+    check_encoder,
+    choose_options,
+    opened_with,
+    usual_scheduling,
+)
 from pipeline.media.frame import Frame, PixelFormat, working_format
 from pipeline.media.timeline import MAX_DEPTH, retime
 from pipeline.types import Colour, VideoInfo
@@ -253,7 +261,9 @@ class SegmentEncoder:
             self._first = frame.pts
         picture.pts = frame.pts - self._first
         picture.time_base = self.plan.time_base
-        self._mux(self._stream.encode(picture))
+        with nullcontext() if self._frames else usual_scheduling():  # the first frame opens the encoder
+            packets = self._stream.encode(picture)
+        self._mux(packets)
         self._frames += 1
         self._last = frame.pts
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -123,6 +124,26 @@ def opened_with(codec: str, options: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """Around what opens an encoder: this thread, and those that begin within, keep the scheduling that this one has.
+
+    SVT-AV1, opened by root, gives its caller and all its own threads the highest real-time priority. Processes that the
+    caller starts inherit it: whole clusters would take the machine from everything else on it.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    threads = Path("/proc/self/task")
+    earlier = {thread.name for thread in threads.iterdir()}
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != before[0]:
+            os.sched_setscheduler(0, *before)
+            for name in {thread.name for thread in threads.iterdir()} - earlier:
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(int(name), *before)
+
+
 @functools.cache
 def _has_avx512() -> bool:
     try:
@@ -180,13 +201,14 @@ def check_encoder(config: EncodeConfig | str) -> None:
             config.codec, dict(choose_options(config, bits, Colour(), None, (256, 256)).options)
         )
         packets = 0
-        for pts in range(3):
-            frame = av.VideoFrame(256, 256, name)
-            for plane in frame.planes:
-                plane.update(np.full(plane.buffer_size, 16 * pts, np.uint8).tobytes())
-            frame.pts = pts
-            packets += len(context.encode(frame))
-        packets += len(context.encode(None))
+        with usual_scheduling():
+            for pts in range(3):
+                frame = av.VideoFrame(256, 256, name)
+                for plane in frame.planes:
+                    plane.update(np.full(plane.buffer_size, 16 * pts, np.uint8).tobytes())
+                frame.pts = pts
+                packets += len(context.encode(frame))
+            packets += len(context.encode(None))
     except (av.FFmpegError, ValueError, RuntimeError) as error:
         raise EncoderUnavailable(
             f"encoder {config.codec} does not work on host {socket.gethostname()}: {error}; "

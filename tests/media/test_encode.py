@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import socket
 import sys
 from fractions import Fraction
@@ -229,6 +230,22 @@ def test_a_frame_of_another_size_or_format_is_refused(tmp_path: Path) -> None:
     for wrong, message in ((pictures([0], width=50), "50x32"), (pictures([0], "yuv422p"), "yuv422p")):
         with pytest.raises(ValueError, match=message), SegmentEncoder(tmp_path / "x.mp4", plan) as encoder:
             encoder.write(wrong[0])
+
+
+def test_no_encoder_makes_threads_real_time(tmp_path: Path) -> None:
+    """SVT-AV1 does, where root opens it (usual_scheduling): clusters started by such a thread starved the machine."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+
+    before = policies()
+    for config in (LOSSLESS, X265_LOSSLESS, AV1):
+        check_encoder(config)
+        frames = pictures(range(3))
+        with SegmentEncoder(tmp_path / "x.mp4", EncodePlan.build(info_of(frames), config, TB)) as encoder:
+            for frame in frames:
+                encoder.write(frame)
+                assert policies() == before, config.codec
 
 
 def test_an_encoder_that_does_not_work_here_is_named_with_host_and_remedy() -> None:
