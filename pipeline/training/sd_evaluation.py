@@ -31,7 +31,9 @@ from pipeline.plan.patches import Patch, blend_weights
 from pipeline.training.clips import Frames, find_videos
 from pipeline.training.evaluation import of_triplets
 
-PATCHES = (128, 256, 512)
+USUAL = 640
+"""The job's `adaptive_patch.size`."""
+PATCHES = (128, 256, 512, USUAL)
 OVERLAP = 16
 
 
@@ -79,7 +81,7 @@ class Row:
 
 def settings(network: CAINSD, prices: Sequence[float], patches: Sequence[int] = PATCHES) -> list[Setting]:
     """The table's lines: exits and scales of whole frames, CAIN-S, CAIN-D and CAIN-SD, prices, patch sizes."""
-    full, usual = network.depths, 256 if 256 in patches else patches[0]
+    full, usual = network.depths, USUAL if USUAL in patches else patches[0]
     lines = [Setting("full depth", None, 1, full)]
     lines += [Setting(f"exit {depth}", None, 1, depth) for depth in range(full - 1, 0, -1)]
     lines += [Setting(f"scale {scale}", None, scale, full) for scale in network.scales[1:]]
