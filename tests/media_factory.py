@@ -19,6 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.media.encoders import usual_scheduling
 from pipeline.types import ClipRef, VideoInfo, VideoRef
 
 RGB = npt.NDArray[np.uint8]
@@ -99,7 +100,7 @@ def make_video(
     rate, base = Fraction(rate), time_base or 1 / Fraction(rate)
     times = list(range(frames)) if pts is None else list(pts)
     target = io.BytesIO()
-    with av.open(target, "w", format=container, options=container_options or {}) as output:
+    with usual_scheduling(), av.open(target, "w", format=container, options=container_options or {}) as output:
         stream = output.add_stream(codec, rate=rate, options={**QUIET.get(codec, {}), **(options or {})})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
