@@ -105,7 +105,7 @@ TABLE: dict[str, Entry] = {
     "memfof-compact": Entry(
         network="models.memfof.MEMFOF",
         source="memfof/memfof_compact.safetensors",
-        sha256="78e3f25fab93e547808454d61c7964c7b58efde9e7b1e9bc3a98d9f7ff8bc8b4",
+        sha256="51416036f7f63a6405d5dda40769f366d69c2758ce5d03d48e31acfb8d74238b",
         licence="Apache-2.0; trained on scenes made of CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain "
         "pictures, attributed in memfof/CARD.md",
         size=3218330,

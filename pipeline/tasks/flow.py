@@ -33,14 +33,16 @@ HALO = 2
 
 PLAIN_BYTES = 13.0
 """Of a pixel of one direction, codec none: 8 of flow, 4 of confidence, an eighth of validity; they compress little."""
-HALVINGS, FLOW_BYTES = (0, 2, 4, 6, 8), (0.05, 0.10, 0.25, 0.52, 0.93)
-"""Of a pixel's flow with pcodec, by log2(1 / max_error_px): measured on memfof-compact's flows of four clips."""
-OTHER_BYTES = 0.10
+HALVINGS, FLOW_BYTES = (0, 2, 4, 6, 8), (0.01, 0.03, 0.08, 0.19, 0.42)
+"""Of a pixel's flow with pcodec, by log2(1 / max_error_px): measured on memfof-compact's flows of three clips."""
+OTHER_BYTES = 0.04
 """Of its validity and confidence, likewise."""
-ROUGHER = 1.2
-"""How much more a stored pixel takes for each halving of the stored size, likewise: 1.7 at 1/8."""
+ROUGHER = 1.4
+"""How much more a stored pixel takes for each halving of the stored size, likewise: 2.7 at 1/8."""
 ROW_BYTES = 100
 """Of everything else in a row."""
+FILE_BYTES = 14_000
+"""Of what describes a file's columns."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class FlowTask:
         config, frames = self.config, len(info.pts)
         height, width = stored_size(info.height, info.width, config.stored_scale)
         fields = (frames - 1) * (2 if config.directions == "both" else 1)
-        return int(fields * height * width * _bytes_per_pixel(config)) + ROW_BYTES * frames
+        return int(fields * height * width * _bytes_per_pixel(config)) + ROW_BYTES * frames + FILE_BYTES
 
     def load(self, device: str, threads: int) -> FlowProcessor:
         # Here, so that probing and joining, in processes of their own, need not wait for torch.

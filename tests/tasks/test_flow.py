@@ -270,18 +270,18 @@ def test_the_estimate_of_arithmetic_is_what_a_video_s_clips_take(tiny: str) -> N
 
 
 def test_the_estimate_of_bytes_follows_size_scale_directions_and_codec(tiny: str) -> None:
-    _, info = probed(make_video(frames=10, size=(160, 144)), task_of(tiny))
+    _, info = probed(make_video(frames=40, size=(160, 144)), task_of(tiny))
 
     def estimated(*sets: str) -> int:
         return task_of(tiny, *sets).output_bytes(info, -1)
 
     full = estimated()
-    assert estimated("directions=forward") == pytest.approx(full / 2, rel=0.05)
-    assert full / 4 < estimated("stored_scale=1/2") < full / 3  # a smaller field is less smooth
+    assert estimated("directions=forward") == pytest.approx(full / 2, rel=0.1)
+    assert full / 4 < estimated("stored_scale=1/2") < full / 2  # a smaller field is less smooth
     sizes = [estimated(f"max_error_px={bound}") for bound in ("4", "1", "1/10", "1/64", "1/128", "1/1024", "1/4096")]
     assert sizes == sorted(sizes)
-    assert sizes[-1] < 3 * sizes[-3]
-    assert estimated("codec=none") >= 9 * 2 * 160 * 144 * 12
+    assert sizes[-1] < 5 * sizes[-3]
+    assert estimated("codec=none") >= 39 * 2 * 160 * 144 * 12
 
 
 def test_plain_lists_take_about_what_was_estimated(tiny: str, tmp_path: Path) -> None:
