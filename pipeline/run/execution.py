@@ -17,7 +17,7 @@ from pipeline.records.commit import VideoCommit, committed_videos, forget_video,
 from pipeline.records.session import Session
 from pipeline.run import cluster, grouping, stream
 from pipeline.run.calibrator import Calibrator
-from pipeline.run.exits import EXIT_OK, EXIT_QUARANTINED
+from pipeline.run.exits import EXIT_OK, EXIT_QUARANTINED, raise_if_interrupted
 from pipeline.run.joins import Joins
 from pipeline.run.metrics import DriverMetrics
 from pipeline.run.plans import Kept
@@ -164,6 +164,7 @@ class Execution:
 
     def _collect(self, wait: bool = False) -> None:
         """Takes in the joins that have ended."""
+        raise_if_interrupted()
         for row, commit in self._joins.ended(wait):
             self._joined(row, commit)
         if self._display is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -16,7 +20,8 @@ _GO_ON = "nothing that is committed is lost; run the same command again to go on
 def guarded(job: Callable[[], int], show: Callable[[str], None]) -> int:
     """Runs a job; its errors become one clear message and an exit code."""
     try:
-        return job()
+        with _interrupts_remembered():
+            return job()
     except ray.exceptions.RayTaskError as error:
         show(f"the run failed: {error.cause}\n{_GO_ON}")
         return EXIT_FAILED
@@ -29,3 +34,32 @@ def guarded(job: Callable[[], int], show: Callable[[str], None]) -> int:
     except (MotionmillError, ray.exceptions.RayError) as error:
         show(f"the run failed: {error}\n{_GO_ON}")
         return EXIT_FAILED
+
+
+_interrupted = threading.Event()
+
+
+def raise_if_interrupted() -> None:
+    """Raises KeyboardInterrupt if there was one in this job: Ray may swallow it where it waits outside Python."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts_remembered() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    # Elsewhere it may be ignored (nohup), or somebody else's.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def remember(_signal: int, _frame: Any) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()
