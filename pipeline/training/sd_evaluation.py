@@ -24,6 +24,7 @@ from models.cain_sd.adaptive import CAINSD
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
 from models.cain_sd.cost import cain_macs_per_pixel, paper_flops
 from models.cain_sd.sd_finder import Window
+from pipeline.config import AdaptivePatchConfig
 from pipeline.errors import ConfigError, InputNotFound, WeightsUnusable
 from pipeline.metrics import psnr, ssim
 from pipeline.plan.adaptive import fitted_grid, frontier, taken
@@ -31,8 +32,8 @@ from pipeline.plan.patches import Patch, blend_weights
 from pipeline.training.clips import Frames, find_videos
 from pipeline.training.evaluation import of_triplets
 
-USUAL = 640
-"""The job's `adaptive_patch.size`."""
+USUAL = AdaptivePatchConfig().size
+"""The job's."""
 PATCHES = (128, 256, 512, USUAL)
 OVERLAP = 16
 

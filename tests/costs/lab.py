@@ -36,9 +36,9 @@ SMALL = {
     "flow": ("iterations=0",),
     "recognize": ("key_frames.window=6", "key_frames.budget=1/3", "short_side=48", "long_side=64"),
 }
+"""Settings of the runs that are for requests alone: these do not depend on the model."""
 ALONE = {"interpolate": (), "flow": ("files.group_below=0",), "recognize": ("files.group_below=0",)}
 """Settings with which videos share no files."""
-"""Settings of the runs that are for requests alone: these do not depend on the model."""
 ONE_ACTOR = ("resources.actors=1", "resources.cpu_threads=1")
 LIMIT_S = 500.0
 CATALOGUED = 3 * WORTH

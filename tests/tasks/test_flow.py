@@ -276,7 +276,7 @@ def test_the_estimate_of_bytes_follows_size_scale_directions_and_codec(tiny: str
         return task_of(tiny, *sets).output_bytes(info, -1)
 
     full = estimated()
-    assert estimated("directions=forward") == pytest.approx(full / 2, rel=0.1)
+    assert estimated("directions=forward") == pytest.approx(full / 2, rel=0.05)
     assert full / 4 < estimated("stored_scale=1/2") < full / 2  # a smaller field is less smooth
     sizes = [estimated(f"max_error_px={bound}") for bound in ("4", "1", "1/10", "1/64", "1/128", "1/1024", "1/4096")]
     assert sizes == sorted(sizes)
