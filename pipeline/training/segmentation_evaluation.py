@@ -1,10 +1,10 @@
 """What carrying features costs a segmentation model: on labelled pictures with made motion, and on real clips.
 
-    python -m pipeline.training.segmentation_evaluation WEIGHTS FOLDER [CLIP …] [--subset dev] [--every 1]
+    python -m pipeline.training.segmentation_evaluation WEIGHTS FOLDER [CLIP …] [--subset dev] [--every 1] [--reach 1]
 
 FOLDER has SUBSET/*.jpg and SUBSET_labels/*.png. Its frames may be seconds apart, with none between; so followers of
 a key frame are made of it (segmentation_motion.py), with motion that grows with the gap and reaches the recipe's limits
-nine frames away. Clips have no labels: there, agreement with the per-frame network is measured.
+(times --reach) nine frames away. Clips have no labels: there, agreement with the per-frame network is measured.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def per_frame(model: DeepFeatureFlow, pictures: Sequence[Labelled], classes: int
 
 @torch.no_grad()
 def made_motion(
-    model: DeepFeatureFlow, pictures: Sequence[Labelled], classes: int, seed: int = 0
+    model: DeepFeatureFlow, pictures: Sequence[Labelled], classes: int, seed: int = 0, reach: float = 1.0
 ) -> list[dict[str, Confusion]]:
-    """[gap 0..FARTHEST] way -> confusion on all pictures' followers at that gap."""
+    """[gap 0..FARTHEST] way -> confusion on all pictures' followers at that gap. reach: factor on the motion."""
     gaps = [{way: Confusion(classes) for way in ways(model)} for _ in range(FARTHEST + 1)]
     recipe = CameraRecipe(still=0)
     for number, one in enumerate(pictures):
@@ -77,7 +77,7 @@ def made_motion(
         key = one.picture[None].float()
         features = model.network.features(key)
         rng = np.random.default_rng([seed, number])
-        field = camera_flow(size, recipe, rng)
+        field = camera_flow(size, recipe, rng, reach)
         for gap, totals in enumerate(gaps):
             if gap == 0:
                 own = labels_of(model, features, size)
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="*")
     parser.add_argument("--subset", default="dev")
     parser.add_argument("--every", type=int, default=1, help="made motion on each n-th picture alone")
+    parser.add_argument("--reach", type=float, default=1.0, help="factor on the made motion")
     parser.add_argument("--frames", type=int, default=60, help="of each clip, from its beginning")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
     still = per_frame(model, pictures, len(classes))
     iou = {name: round(float(value), 3) for name, value in zip(classes, still.iou, strict=True)}
     report(per_frame=round(still.miou, 4), accuracy=round(still.pixel_accuracy, 4), pictures=len(pictures), iou=iou)
-    gaps = made_motion(model, pictures[:: asked.every], len(classes))
+    gaps = made_motion(model, pictures[:: asked.every], len(classes), reach=asked.reach)
     for interval in (5, FARTHEST + 1):
         report(made_motion=f"1/{interval}", miou=summed(gaps, interval))
     for clip in asked.clips:
