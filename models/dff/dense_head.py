@@ -30,7 +30,7 @@ FINER = 2  # places a cell, in both directions
 PLACE = CELL // FINER  # px
 UNIT = 32.0  # px that a distance of e^0 is
 MARK = "dense_"  # of its tensors' names in files
-DILATIONS = (1, 2, 3)  # of the neighbourhoods: 3 + 2 * 2 + 2 * 3 cells on a side
+DILATIONS = (1, 2, 3, 6)  # of the neighbourhoods: the first three see 13 cells on a side, all of them 25
 CANDIDATES = 300  # best places that enter suppression
 OVERLAP = 0.55  # IoU above which the worse of two boxes of a class is dropped
 RARE = -3.9  # a score's logit before training: objects are rare (2 %)
@@ -39,18 +39,19 @@ RARE = -3.9  # a score's logit before training: objects are rare (2 %)
 class DenseHead(nn.Module):
     """Features [N,channels,h,w] at stride 16 -> objects.
 
-    width   channels between
+    width      channels between
+    contexts   neighbourhoods that a place sees, the first of DILATIONS
     """
 
     stride = CELL
 
-    def __init__(self, classes: int = 2, channels: int = 1024, width: int = 128) -> None:
+    def __init__(self, classes: int = 2, channels: int = 1024, width: int = 128, contexts: int = 3) -> None:
         super().__init__()
-        self.sizes = {"classes": classes, "channels": channels, "width": width}
+        self.sizes = {"classes": classes, "channels": channels, "width": width, "contexts": contexts}
         self.classes = classes
         self.norm = StoredNorm(channels)
         self.reduce = conv(channels, width, 1)
-        self.contexts = nn.ModuleList(conv(width, width, 3, dilation) for dilation in DILATIONS)
+        self.contexts = nn.ModuleList(conv(width, width, 3, dilation) for dilation in DILATIONS[:contexts])
         self.score = nn.Conv2d(width, (classes + 4) * FINER**2, 1)
         nn.init.normal_(self.score.weight, std=0.01)
         bias = torch.zeros(classes + 4, FINER**2)
@@ -97,7 +98,8 @@ class DenseHead(nn.Module):
             if name not in given:
                 raise KeyError(f"not a checkpoint of DenseHead: it has no tensor {MARK + name!r}, which tells its size")
         width, channels = given["reduce.weight"].shape[:2]
-        head = cls(given["score.bias"].shape[0] // FINER**2 - 4, channels, width)
+        contexts = sum(name.startswith("contexts.") and name.endswith(".weight") for name in given)
+        head = cls(given["score.bias"].shape[0] // FINER**2 - 4, channels, width, contexts)
         adopt(head, checked(given, head.state_dict(), "DenseHead"))
         return head.eval()
 

@@ -28,6 +28,8 @@ from pipeline.training.segmentation_loop import (
 )
 from pipeline.training.trainer import BaseTrainer, uses_bf16
 
+FAINT = 0.1  # factor on the weights of neighbourhoods that a start lacks
+
 
 class DetectionNetwork(nn.Module):
     """The whole model, trainable: batch norms not folded."""
@@ -38,7 +40,7 @@ class DetectionNetwork(nn.Module):
         self.classes, self.sides = classes, (recipe.short_side, recipe.long_side)
         self.features = ResNetV2(sizes.width)
         channels = self.features.channels
-        self.head = DenseHead(len(classes), channels, sizes.head_width)
+        self.head = DenseHead(len(classes), channels, sizes.head_width, sizes.head_contexts)
         self.flow = FlowNet(sizes.flow_width, channels if sizes.scale else None)
 
     def forward(self, batch: DetectionBatch) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -98,7 +100,9 @@ class DetectionTrainer(BaseTrainer[DetectionNetwork, DetectionBatch]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits, boxes, flows = network(batch)
         recipe = self.recipe
-        loss = detection_loss(logits, boxes, batch.objects.flatten(0, 1), recipe.data.sure, recipe.loss.boxes)
+        loss = detection_loss(
+            logits, boxes, batch.objects.flatten(0, 1), recipe.data.sure, recipe.loss.boxes, recipe.loss.places
+        )
         if recipe.loss.flow:
             loss = loss + recipe.loss.flow * flow_loss(flows, batch.flow.flatten(0, 1))
         return loss
@@ -115,10 +119,26 @@ def build(
         tensors = weights.load(recipe.initial_features).tensors
         network.features = ResNetV2.from_reference(tensors, folded=False)
     if recipe.initial_weights:
-        load_whole(network, recipe.initial_weights)
+        load_start(network, recipe.initial_weights)
     else:
         calibrate(network, (sampler.batch(step) for step in range(CALIBRATION)))
     return network
+
+
+@torch.no_grad()
+def load_start(network: DetectionNetwork, name: str) -> None:
+    """A whole model to go on from, whose head may see fewer neighbourhoods: the others start with little effect.
+
+    Raises KeyError or RuntimeError where the file's model is another.
+    """
+    given = weights.load(name).tensors
+    own = {key.removeprefix("head."): given[key] for key in given if key.startswith("head.")}
+    ours, network.head = network.head, DenseHead.from_reference(own)
+    load_whole(network, name)
+    known = network.head.state_dict()
+    added = {key: FAINT * value for key, value in ours.state_dict().items() if key not in known}
+    ours.load_state_dict({**added, **known})
+    network.head = ours
 
 
 @torch.no_grad()

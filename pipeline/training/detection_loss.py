@@ -34,17 +34,21 @@ def assign(objects: Tensor, height: int, width: int, sure: float) -> tuple[Tenso
     return owner, left_out
 
 
-def detection_loss(logits: Tensor, boxes: Tensor, objects: Tensor, sure: float, weight: float) -> Tensor:
+def detection_loss(
+    logits: Tensor, boxes: Tensor, objects: Tensor, sure: float, weight: float, places: int | None = None
+) -> Tensor:
     """Quality focal loss of scores and generalised IoU of boxes, each over the number of objects' places.
 
     logits    [N,classes,h,w] and boxes [N,4,h,w] xyxy px, as DenseHead.raw gives them
     objects   [N,M,6]: x1, y1, x2, y2, class (-1: none), score
     weight    of the boxes' part
+    places    an object with more of them counts as the root of (their number * places), so that one which fills the
+              frame does not outweigh all others; None: as their number
     """
     height, width = logits.shape[-2:]
     target = torch.zeros_like(logits)
     counted = torch.ones_like(logits)
-    box_losses = []
+    box_losses, shares = [], []
     for frame, found in enumerate(objects):
         owner, left_out = assign(found, height, width, sure)
         counted[frame, :, left_out] = 0
@@ -52,12 +56,18 @@ def detection_loss(logits: Tensor, boxes: Tensor, objects: Tensor, sure: float, 
         own = found[owner[row, column]]
         overlap, generalised = ious(boxes[frame, :, row, column].t(), own[:, :4])
         target[frame, own[:, 4].long(), row, column] = overlap.detach()
+        share = torch.ones_like(overlap)
+        if places is not None:
+            counts = owner[row, column].bincount()[owner[row, column]]
+            share = (counts / places).clamp(min=1) ** -0.5
+        counted[frame, :, row, column] = share
+        shares.append(share)
         box_losses.append(1 - generalised)
-    box_loss = torch.cat(box_losses)
-    count = max(1, len(box_loss))
+    box_loss, share = torch.cat(box_losses), torch.cat(shares)
+    count = share.sum().clamp(min=1)
     away = (logits.sigmoid().detach() - target).square() * counted
     scores = (away * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum() / count
-    return scores + weight * box_loss.sum() / count
+    return scores + weight * (box_loss * share).sum() / count
 
 
 def ious(found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:

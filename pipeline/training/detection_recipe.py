@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from models.dff.dense_head import DILATIONS
 from pipeline.training.recipe import Fraction01, Positive, RunRecipe, _Frozen
 from pipeline.training.segmentation_recipe import (
     CELL,
@@ -28,6 +29,8 @@ class DetectionModelRecipe(_Frozen):
     """Whether the flow network has the scale field; False is one of the paper's ablations."""
     head_width: Positive = 128
     """Channels between, of the dense head."""
+    head_contexts: Annotated[int, Field(ge=1, le=len(DILATIONS))] = 3
+    """Neighbourhoods that a place of the dense head sees; with a fourth, as much as large things need."""
 
 
 class DetectionDataRecipe(_Frozen):
@@ -49,10 +52,18 @@ class DetectionDataRecipe(_Frozen):
     """Objects pasted into a scene, at most; as many patches of anything else."""
     pasted_side: tuple[Positive, Positive] = (20, 220)
     """px of a pasted object's longer side."""
+    enlarged: Annotated[float, Field(gt=0)] = 16.0
+    """Factor by which a pasted object is enlarged, at most."""
     speed: NonNegative = 12.0
     """px that a pasted object moves by itself, at most."""
     zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.55, 1.4)
     """Pixels of the picture a pixel of the crop."""
+    closeups: Fraction01 = 0.0
+    """Share of crops that lie about an object, and show it as large as `filled` says."""
+    filled: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.3, 1.6)
+    """Share of the crop that such an object fills, of that side of which it fills more; more than 1 is cut."""
+    balanced: bool = False
+    """Draw a class first, then a frame that has it (detection_shelves.py); else videos and pictures alike."""
     sure: Fraction01 = 0.4
     """Score from which a labelled box is an object; what lies in others is left out of the loss."""
     camera: CameraRecipe = CameraRecipe(dark=0.6)
@@ -64,6 +75,8 @@ class DetectionLossRecipe(_Frozen):
     """Weight of boxes' generalised IoU, beside that of scores."""
     flow: NonNegative = 0.5
     """Weight of the distance to made scenes' motion, in cells, at each of FlowNet's levels; 0: as the paper."""
+    places: Positive | None = None
+    """Places of the head from which on an object's weight grows with the root of their number; None: with it."""
 
 
 class DetectionRecipe(RunRecipe):

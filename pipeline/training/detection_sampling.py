@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.training.detection_recipe import DetectionRecipe
 from pipeline.training.detection_scenes import place_in, scene, view_of
+from pipeline.training.detection_shelves import Shelves
 from pipeline.training.detection_sources import Labelled
 from pipeline.training.segmentation_sampling import Light
 
@@ -34,12 +35,7 @@ class DetectionSampler:
 
     def __init__(self, labelled: Labelled, recipe: DetectionRecipe) -> None:
         self.labelled, self._recipe = labelled, recipe
-        self._videos = [source for source in labelled.sources if len(source) > 1]
-        self._with_objects = tuple(
-            source
-            for source in labelled.sources
-            if any(bool((one[:, 5] >= recipe.data.sure).any()) for one in source.objects)
-        )
+        self._shelves = Shelves(labelled.sources, len(labelled.classes), recipe.data)
 
     def batch(self, step: int, rank: int = 0) -> DetectionBatch:
         """The batch of one process at one optimiser step."""
@@ -60,21 +56,18 @@ class DetectionSampler:
     def _sample(self, rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """(images, key frame first; their objects; flows [K,2,H,W])."""
         data = self._recipe.data
-        sources = self.labelled.sources
-        if not self._videos or rng.random() < data.scenes:
-            source = sources[rng.integers(len(sources))]
-            index = int(rng.integers(len(source)))
-            pasted = self._with_objects or sources
-            images, objects, flows = scene(source.picture(index), source.objects[index], pasted, data, rng)
+        shelves = self._shelves
+        if not shelves.videos or rng.random() < data.scenes:
+            source, index, wanted = shelves.any(rng)
+            picture, boxes = source.picture(index), source.objects[index]
+            place = place_in(picture, boxes, data, rng, wanted)
+            images, objects, flows = scene(picture, boxes, place, shelves, data, rng)
             flow = torch.stack(flows)
         else:
-            # Long videos show the same for long: their share grows with the root of their length.
-            lengths = np.sqrt([len(source) for source in self._videos])
-            source = self._videos[rng.choice(len(self._videos), p=lengths / lengths.sum())]
-            index = int(rng.integers(len(source)))
+            source, index, wanted = shelves.moving(rng)
             near = source.near(index, data.offset) or [index]
             others = [int(near[rng.integers(len(near))]) for _ in range(data.followers)]
-            place = place_in(source.picture(index), data, rng)
+            place = place_in(source.picture(index), source.objects[index], data, rng, wanted)
             views = [view_of(source.picture(one), source.objects[one], data.crop, place) for one in (index, *others)]
             images, objects = [view.image for view, _ in views], [found for _, found in views]
             flow = torch.full((data.followers, 2, *data.crop), UNKNOWN)

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.training.detection_recipe import DetectionDataRecipe
-from pipeline.training.detection_sources import Source
+from pipeline.training.detection_shelves import SMALLEST, Shelves, useful
 from pipeline.training.segmentation_motion import Place, View, camera_flow, draw_place, look
 
 SHOWN = 0.35  # share of a box that must be seen for it to be an object
-SMALLEST = 8.0  # px of a box's shorter side
 SEEN = 0.5  # share of a box that later pastes must leave
 
 
@@ -85,14 +84,13 @@ def kept(objects: Tensor, crop: tuple[int, int]) -> Tensor:
     return torch.cat([cut, objects[:, 4:5], score[:, None]], 1)[inside]
 
 
-def cutout(sources: tuple[Source, ...], recipe: DetectionDataRecipe, rng: np.random.Generator, real: bool) -> Cutout:
+def cutout(shelves: Shelves, recipe: DetectionDataRecipe, rng: np.random.Generator, real: bool) -> Cutout:
     """An object of a random frame, or (real False, or where it has none) a patch of it; at a random size."""
-    source = sources[rng.integers(len(sources))]
-    index = int(rng.integers(len(source)))
+    source, index, wanted = shelves.pasted(rng, real)
     picture = source.picture(index)
     height, width = picture.shape[-2:]
     objects = source.objects[index]
-    sure = objects[(objects[:, 5] >= recipe.sure) & ((objects[:, 2:4] - objects[:, :2]).amin(1) >= 2 * SMALLEST)]
+    sure = objects[useful(objects, recipe.sure, wanted)]
     kind = -1.0
     if real and len(sure):
         chosen = sure[rng.integers(len(sure))]
@@ -108,7 +106,7 @@ def cutout(sources: tuple[Source, ...], recipe: DetectionDataRecipe, rng: np.ran
     part = picture[:, max(0, y1) : y2, max(0, x1) : x2].float()
     low, high = recipe.pasted_side
     side = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    factor = side / max(part.shape[-2:])
+    factor = min(side / max(part.shape[-2:]), recipe.enlarged)
     size = [max(2, round(factor * extent)) for extent in part.shape[-2:]]
     pixels = F.interpolate(part[None], size, mode="bilinear", antialias=factor < 1)[0]
     if rng.random() < 0.5:
@@ -122,13 +120,17 @@ def cutout(sources: tuple[Source, ...], recipe: DetectionDataRecipe, rng: np.ran
 
 
 def scene(
-    picture: Tensor, objects: Tensor, sources: tuple[Source, ...], recipe: DetectionDataRecipe, rng: np.random.Generator
+    picture: Tensor,
+    objects: Tensor,
+    place: Place,
+    shelves: Shelves,
+    recipe: DetectionDataRecipe,
+    rng: np.random.Generator,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """A key frame and its followers: (images [3,h,w], objects [K,6], flows [2,h,w] of the followers to the key)."""
     crop = recipe.crop
-    place = place_in(picture, recipe, rng)
     pasted = [
-        cutout(sources, recipe, rng, real)
+        cutout(shelves, recipe, rng, real)
         for real, most in ((False, recipe.pasted), (True, recipe.pasted))
         for _ in range(int(rng.integers(most + 1)))
     ]
@@ -205,8 +207,38 @@ def _share(box: Tensor, over: Tensor) -> Tensor:
     return (high - low).clamp(min=0).prod() / (box[2:4] - box[:2]).prod().clamp(min=1)
 
 
-def place_in(picture: Tensor, recipe: DetectionDataRecipe, rng: np.random.Generator) -> Place:
-    """A random place whose crop lies inside the picture: what a border reflects has no boxes."""
+def place_in(
+    picture: Tensor, objects: Tensor, recipe: DetectionDataRecipe, rng: np.random.Generator, wanted: int | None = None
+) -> Place:
+    """A random place whose crop lies inside the picture: what a border reflects has no boxes.
+
+    With `closeups`, one about an object, of the class that is wanted where there are such.
+    """
     full, crop = (picture.shape[-2], picture.shape[-1]), recipe.crop
     most = min((whole - 1) / (side - 1) for whole, side in zip(full, crop, strict=True))
-    return draw_place(full, crop, (min(recipe.zoom[0], most), min(recipe.zoom[1], most)), rng)
+    zoom = min(recipe.zoom[0], most), min(recipe.zoom[1], most)
+    if recipe.closeups and rng.random() < recipe.closeups:
+        found = objects[useful(objects, recipe.sure, wanted)]
+        if len(found):
+            return _about(found[rng.integers(len(found)), :4].numpy(), full, zoom, recipe, rng)
+    return draw_place(full, crop, zoom, rng)
+
+
+def _about(
+    box: NDArray[np.float32],
+    full: tuple[int, int],
+    zoom: tuple[float, float],
+    recipe: DetectionDataRecipe,
+    rng: np.random.Generator,
+) -> Place:
+    """A place in which the box fills a random share of the crop, at a random spot of it."""
+    height, width = recipe.crop
+    low, high = recipe.filled
+    share = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    factor = float(np.clip(max((box[2] - box[0]) / width, (box[3] - box[1]) / height) / share, *zoom))
+    start = []
+    for middle, side, whole in ((box[[0, 2]].mean(), width, full[1]), (box[[1, 3]].mean(), height, full[0])):
+        room = whole - 1 - factor * (side - 1)
+        start.append(float(np.clip(middle - factor * side * rng.uniform(0.25, 0.75), 0, max(room, 0))))
+    mirrored = rng.random() < 0.5
+    return Place(start[0] + factor * (width - 1) if mirrored else start[0], start[1], factor, -1 if mirrored else 1)

@@ -10,9 +10,9 @@ from models.dff.bundle import Bundle, pack, unpack
 from models.dff.dense_head import PLACE, UNIT, boxes_of
 
 
-def head() -> DenseHead:
+def head(contexts: int = 3) -> DenseHead:
     torch.manual_seed(1)
-    return DenseHead(2, 64, 16).eval()
+    return DenseHead(2, 64, 16, contexts).eval()
 
 
 def test_distances_become_boxes_about_the_places_middles() -> None:
@@ -48,11 +48,13 @@ def test_objects_lie_within_the_frame_and_do_not_depend_on_the_batch() -> None:
         network(features, (44, 90))
 
 
-def test_a_model_with_it_goes_into_a_file_and_back() -> None:
-    model = DeepFeatureFlow(PaperNetwork(ResNetV2(4), head()), FlowNet(1 / 16, 64)).eval()
+@pytest.mark.parametrize("contexts", [3, 4])
+def test_a_model_with_it_goes_into_a_file_and_back(contexts: int) -> None:
+    model = DeepFeatureFlow(PaperNetwork(ResNetV2(4), head(contexts)), FlowNet(1 / 16, 64)).eval()
     tensors, metadata = pack(Bundle(model, "detection", ("person", "car"), 360, 800))
     bundle = unpack(tensors, metadata)
     assert (bundle.kind, bundle.classes, bundle.short, bundle.long) == ("detection", ("person", "car"), 360, 800)
+    assert bundle.model.network.task.sizes["contexts"] == contexts  # type: ignore[union-attr]
     frames = torch.randint(0, 256, (1, 3, 48, 64), dtype=torch.uint8)
     with torch.no_grad():
         one, other = (each.model.network.head(each.model.network.features(frames), (48, 64))

@@ -15,20 +15,22 @@ import torch.nn.functional as F
 from models import weights
 from models.dff import Detections, warp
 from models.dff.bundle import unpack
+from pipeline.config import load
 from pipeline.errors import ConfigError
 from pipeline.training import kinds
-from pipeline.training.detection_loop import DetectionTrainer
+from pipeline.training.detection_loop import DetectionTrainer, build
 from pipeline.training.detection_loss import assign, detection_loss, ious
-from pipeline.training.detection_recipe import DetectionRecipe
+from pipeline.training.detection_recipe import DetectionDataRecipe, DetectionRecipe
 from pipeline.training.detection_sampling import UNKNOWN, DetectionSampler
-from pipeline.training.detection_scenes import moved, placed
-from pipeline.training.detection_sources import Labelled, load_sources
+from pipeline.training.detection_scenes import moved, place_in, placed
+from pipeline.training.detection_shelves import Shelves
+from pipeline.training.detection_sources import Labelled, Source, load_sources
 from pipeline.training.detection_teacher import Teacher, read_graph
 from pipeline.training.export import save_weights
 from pipeline.training.segmentation_motion import Place
 from tests.training.clips_factory import texture, write_clip
 
-CONFIG = Path(__file__).parents[2] / "configs" / "train" / "dff_detect.yaml"
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("dff_detect*.yaml"))
 SIDE = 128
 
 
@@ -187,6 +189,84 @@ def test_the_loss_is_least_for_the_truth() -> None:
     assert (overlap.item(), generalised.item()) == pytest.approx((0, -1 / 3))
 
 
+def test_a_box_that_fills_the_frame_does_not_outweigh_the_others() -> None:
+    objects = torch.tensor([[[0.0, 0, 352, 352, 0, 0.9], [160, 0, 192, 32, 1, 0.9]]])
+    owner, _ = assign(objects[0], 44, 44, 0.4)
+    assert (owner == 0).sum() > 16 * (owner == 1).sum()
+    logits = torch.full((1, 2, 44, 44), -8.0)
+    for kind in (0, 1):
+        logits[0, kind][owner == kind] = 8.0
+
+    def loss(wrong: int, places: int | None) -> float:
+        boxes = objects[0, owner.clamp(min=0), :4].permute(2, 0, 1)[None]
+        boxes = torch.where(owner == wrong, boxes + 400, boxes)
+        return float(detection_loss(logits, boxes, objects, 0.4, 1.5, places))
+
+    assert loss(1, 8) - loss(-2, 8) > 3 * (loss(1, None) - loss(-2, None))
+    assert loss(0, 8) - loss(-2, 8) < loss(0, None) - loss(-2, None)
+
+
+def shelved(kinds: list[list[float]]) -> Source:
+    """A source whose frames have an object of 40 px of each class that is named."""
+    boxes = [torch.tensor([[10.0, 20, 50, 60, kind, 0.9] for kind in one]).reshape(-1, 6) for one in kinds]
+    return Source("made", np.zeros((len(kinds), 96, 128, 3), np.uint8), range(len(kinds)), [0] * len(kinds), boxes)
+
+
+def test_balanced_draws_take_each_class_alike_and_empty_frames_too() -> None:
+    rare = shelved([[1.0]])
+    sources = (shelved([[0.0]] * 90 + [[]] * 30), rare, shelved([[]] * 9))
+    shelves = Shelves(sources, 3, DetectionDataRecipe(balanced=True))
+    rng = np.random.default_rng(1)
+    drawn = [shelves.any(rng) for _ in range(600)]
+    shares = [sum(one.wanted == kind for one in drawn) / len(drawn) for kind in (0, 1, 2, None)]
+    assert shares == pytest.approx([0.4, 0.4, 0.0, 0.2], abs=0.06)
+    assert all(one.wanted is None or one.wanted in one.source.objects[one.index][:, 4] for one in drawn)
+    empty = [one for one in drawn if one.wanted is None]
+    assert all(len(one.source.objects[one.index]) == 0 for one in empty)
+    assert 0.15 < sum(one.source is sources[2] for one in empty) / len(empty) < 0.55, "roots of 30 and 9: 0.35"
+    assert all(one.source is not rare for one in (shelves.moving(rng) for _ in range(50)))
+    assert all(shelves.pasted(rng, True).wanted is not None for _ in range(50))
+
+
+@pytest.mark.parametrize("box", [[40.0, 30, 80, 50, 0, 0.9], [0, 0, 256, 190, 0, 0.9], [250, 180, 299, 199, 0, 0.9]])
+def test_a_close_up_shows_its_object_as_large_as_asked_or_as_the_picture_allows(box: list[float]) -> None:
+    data = DetectionDataRecipe(crop=(96, 128), zoom=(0.2, 1.5), closeups=1.0, filled=(0.5, 0.8))
+    picture, objects = torch.zeros(3, 200, 300, dtype=torch.uint8), torch.tensor([box])
+    rng, sides = np.random.default_rng(2), set()
+    for _ in range(40):
+        place = place_in(picture, objects, data, rng)
+        sides.add(place.side)
+        x1, y1, x2, y2 = placed(objects, place)[0, :4].tolist()
+        filled = max((x2 - x1) / 128, (y2 - y1) / 96)
+        assert 0.49 < filled < 0.81 or place.zoom == pytest.approx(1.5)
+        assert min(x2, 128) - max(x1, 0) > 0.45 * min(x2 - x1, 128)
+        ends = place.x, place.x + place.side * place.zoom * 127
+        assert -0.01 <= min(ends) <= max(ends) <= 299.01
+        assert -0.01 <= place.y <= 199.01 - place.zoom * 95
+    assert sides == {-1, 1}
+
+
+def test_a_run_that_sees_farther_starts_as_the_model_that_it_goes_on_from(
+    labelled: Labelled, folder: Path, tmp_path: Path
+) -> None:
+    made = recipe(folder)
+    sampler = DetectionSampler(labelled, made)
+    start = DetectionTrainer(made, labelled.classes, None, sampler)
+    path = tmp_path / "start.safetensors"
+    save_weights(start.result, path, {"network": "models.dff.bundle.unpack", **start.result.metadata()})
+    farther = recipe(folder, model={**made.model.model_dump(), "head_contexts": 4}, initial_weights=str(path))
+    network = build(farther, labelled.classes, sampler).eval()
+    assert [len(each.head.contexts) for each in (start.network, network)] == [3, 4]
+    assert float(network.head.contexts[3].weight.detach().abs().max()) > 0, "or it would never learn"
+    frames = torch.stack([labelled.sources[0].picture(index) for index in (0, 1)])
+    with torch.no_grad():
+        before, now = (each.head.raw(each.features(frames)) for each in (start.network.eval(), network))
+    assert (before[0] - now[0]).abs().max() < 0.2
+    nearer = recipe(folder, model={**made.model.model_dump(), "head_contexts": 2}, initial_weights=str(path))
+    with pytest.raises(RuntimeError, match="contexts"):
+        build(nearer, labelled.classes, sampler)
+
+
 def test_it_learns_resumes_and_its_file_is_the_network(labelled: Labelled, folder: Path, tmp_path: Path) -> None:
     made = recipe(folder)
     sampler = DetectionSampler(labelled, made)
@@ -216,8 +296,10 @@ def test_it_learns_resumes_and_its_file_is_the_network(labelled: Labelled, folde
     assert [type(one) for one in objects] == [Detections, Detections]
 
 
-def test_the_recipe_file_is_a_recipe_and_labels_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
-    assert kinds.recipe_type(CONFIG) is DetectionRecipe
+def test_the_recipe_files_are_recipes_and_labels_that_are_none_are_refused(folder: Path, tmp_path: Path) -> None:
+    assert len(CONFIGS) == 2
+    assert {kinds.recipe_type(config) for config in CONFIGS} == {DetectionRecipe}
+    assert [load(DetectionRecipe, config).short_side for config in CONFIGS] == [360, 360]
     with pytest.raises(ConfigError, match=r"labels=.*missing\.json: no COCO file"):
         load_sources(tmp_path / "missing.json", [folder], tmp_path, 400)
     with pytest.raises(ConfigError, match="has no image of a file in"):
