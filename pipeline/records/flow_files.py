@@ -1,9 +1,11 @@
-"""Flow in other people's files: Middlebury and Sintel .flo, KITTI and HD1K 16-bit PNG, Spring .flo5.
+"""Flow in other people's files: Middlebury and Sintel .flo, KITTI and HD1K PNG, Spring .flo5, FlyingThings .pfm, .npy.
 
                      read    written   values                                            unknown pixels
     .flo             yes     yes       float32 px, exact                                 1e10 (read: NaN, or above 1e9)
     .png (KITTI)     yes     yes       1/64 px within ±512 px: at most 1/128 px off      third channel 0
     .flo5 (Spring)   yes     no        float32 px of the frame, at twice its size        NaN
+    .pfm (Things)    yes     no        float32 px, exact; third channel unused           NaN, or above 1e9
+    .npy (TartanAir) yes     no        float32 px [H,W,2], exact                         NaN, or above 1e9
 
 In memory flow is float32 [2,H,W] px, x right, y down, as everywhere else; unknown pixels are 0 there, and False in
 `known`. Formats: vision.middlebury.edu/flow/code/flow-code/README.txt, the KITTI 2015 development kit's readme,
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,22 +46,22 @@ class KnownFlow:
 
 
 def read_flow_image(uri: str, *, invalid: str | None = None, storage: Storage | None = None) -> KnownFlow:
-    """A flow file, by its suffix: .flo, .png (KITTI) or .flo5.
+    """A flow file, by its suffix: .flo, .png (KITTI), .flo5, .pfm or .npy.
 
-    `invalid` is a picture that is not black where the flow is unknown (Sintel's `invalid/`). Both may be any fsspec
-    URL. RecordDamaged or UnreadableVideo for damaged files, ConfigError for other suffixes and where .flo5 needs h5py.
+    `invalid` is a picture that is not black where the flow is unknown (Sintel's `invalid/`), or an .npy of that shape
+    that is not 0 there (TartanAir's masks). Both may be any fsspec URL. RecordDamaged or UnreadableVideo for damaged
+    files, ConfigError for other suffixes and where .flo5 needs h5py.
     """
     storage = storage or Storage()
     uri, name = absolute(uri), redact(uri)
     suffix = uri.rpartition(".")[2].lower()
-    parse = {"flo": parse_flo, "png": parse_kitti, "flo5": parse_flo5}.get(suffix)
+    parse = PARSERS.get(suffix)
     if parse is None:
-        raise ConfigError(f"{name}: no flow file; .flo, KITTI .png and Spring .flo5 are read")
+        raise ConfigError(f"{name}: no flow file; .flo, KITTI .png, Spring .flo5, .pfm and .npy are read")
     found = parse(storage.read_bytes(uri), name)
     if invalid is None:
         return found
-    mask = read_still(storage.read_bytes(absolute(invalid)), redact(invalid))
-    known = found.known & ~(mask > 0).reshape(*mask.shape[:2], -1).any(-1)
+    known = found.known & ~_marked(storage.read_bytes(absolute(invalid)), redact(invalid), found.known.shape)
     return KnownFlow(np.where(known, found.flow, np.float32(0)), known)
 
 
@@ -125,6 +128,58 @@ def parse_flo5(data: bytes, name: str) -> KnownFlow:
     if values.ndim != 3 or values.shape[2] != 2:
         raise RecordDamaged(f"{name}: its flow is {list(values.shape)}; a .flo5 file has [2H,2W,2]")
     return _known(values[::2, ::2].transpose(2, 0, 1))
+
+
+def parse_pfm(data: bytes, name: str) -> KnownFlow:
+    """A colour PFM, rows from the bottom up: x, y, and a channel that is not used."""
+    kind, _, rest = data.partition(b"\n")
+    size, _, rest = rest.partition(b"\n")
+    scale, _, body = rest.partition(b"\n")
+    try:
+        width, height = (int(number) for number in size.split())
+        order = "<" if float(scale) < 0 else ">"
+    except ValueError:
+        width = height = 0
+    if kind.strip() != b"PF" or width < 1 or height < 1 or len(body) != 12 * width * height:
+        raise RecordDamaged(
+            f"{name}: no .pfm file of 3 channels: it begins {data[:16]!r} and has {len(data)} bytes; restore it"
+        )
+    values = np.frombuffer(body, order + "f4").reshape(height, width, 3)[::-1, :, :2]
+    return _known(values.transpose(2, 0, 1))
+
+
+def parse_npy(data: bytes, name: str) -> KnownFlow:
+    values = _npy(data, name)
+    if values.ndim != 3 or values.shape[2] != 2 or values.dtype.kind != "f":
+        raise RecordDamaged(f"{name}: {values.dtype} {list(values.shape)}; a flow's .npy is float [H,W,2]")
+    return _known(values.transpose(2, 0, 1))
+
+
+def _npy(data: bytes, name: str) -> np.ndarray:
+    try:
+        values: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RecordDamaged(f"{name}: no .npy file ({error}); restore it") from error
+    return values
+
+
+def _marked(data: bytes, name: str, size: tuple[int, ...]) -> Bools:
+    """Where a picture or an .npy is not 0: bool [H,W]."""
+    mask = _npy(data, name) if name.lower().endswith(".npy") else read_still(data, name)
+    if mask.shape[:2] != size:
+        raise RecordDamaged(f"{name}: {list(mask.shape[:2])} px, its flow {list(size)}; restore it")
+    marked: Bools = (mask != 0).reshape(*size, -1).any(-1)
+    return marked
+
+
+PARSERS: dict[str, Callable[[bytes, str], KnownFlow]] = {
+    "flo": parse_flo,
+    "png": parse_kitti,
+    "flo5": parse_flo5,
+    "pfm": parse_pfm,
+    "npy": parse_npy,
+}
+"""By suffix: the bytes of a file and its name in messages. RecordDamaged or UnreadableVideo."""
 
 
 def _known(values: np.ndarray) -> KnownFlow:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, EncodeError, RecordDamaged
 from pipeline.media.still import read_still
-from pipeline.records.flow_files import flo_bytes, kitti_bytes, parse_flo, parse_flo5, parse_kitti, read_flow_image
+from pipeline.records.flow_files import (
+    flo_bytes,
+    kitti_bytes,
+    parse_flo,
+    parse_flo5,
+    parse_kitti,
+    parse_npy,
+    parse_pfm,
+    read_flow_image,
+)
 from pipeline.records.png import encode_png
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -124,8 +133,8 @@ def test_files_are_read_by_suffix_and_sintels_invalid_pixels_are_unknown(tmp_pat
     assert (found.flow[:, invalid > 0] == 0).all()
     (tmp_path / "a.flo5").write_bytes(flo5(np.zeros((4, 4, 2), np.float32)))
     assert read_flow_image(str(tmp_path / "a.flo5")).known.all()
-    with pytest.raises(ConfigError, match=r"a\.pfm: no flow file"):
-        read_flow_image(str(tmp_path / "a.pfm"))
+    with pytest.raises(ConfigError, match=r"a\.exr: no flow file"):
+        read_flow_image(str(tmp_path / "a.exr"))
 
 
 @pytest.mark.parametrize(
@@ -153,3 +162,33 @@ def test_only_flow_fields_are_written(bad: np.ndarray) -> None:
             write(bad)
         with pytest.raises(ValueError, match=r"known pixels are bool \[3, 4\]"):
             write(np.zeros((2, 3, 4), np.float32), np.ones((3, 5), np.bool_))
+
+
+def test_pfm_has_its_rows_from_the_bottom_up_in_either_byte_order() -> None:
+    rows = np.array([[[1, 2, 0], [3, 4, 0]], [[5, 6, 0], [math.nan, 8, 0]]])
+    for scale, order in ((b"-1.0", "<f4"), (b"1.0", ">f4")):
+        found = parse_pfm(b"PF\n2 2\n" + scale + b"\n" + rows.astype(order).tobytes(), "a.pfm")
+        assert found.flow.tolist() == [[[5, 0], [1, 3]], [[6, 0], [2, 4]]]
+        assert found.known.tolist() == [[True, False], [True, True]]
+    for damaged in (b"", b"PF\n2 2\n-1.0\n", b"PF\ntwo\n-1\n", b"Pf\n1 1\n-1.0\n" + bytes(12)):
+        with pytest.raises(RecordDamaged, match=r"a\.pfm: no \.pfm file of 3 channels"):
+            parse_pfm(damaged, "a.pfm")
+
+
+def test_npy_flow_is_masked_by_an_npy_that_is_not_zero(tmp_path: Path) -> None:
+    flow, known = field((5, 7), 20)
+    np.save(tmp_path / "flow.npy", flow.transpose(1, 2, 0))
+    np.save(tmp_path / "mask.npy", np.where(known, 0, 10).astype(np.uint8))
+    found = read_flow_image(str(tmp_path / "flow.npy"), invalid=str(tmp_path / "mask.npy"))
+    np.testing.assert_array_equal(found.flow, flow)
+    np.testing.assert_array_equal(found.known, known)
+    np.save(tmp_path / "mask.npy", np.zeros((5, 6), np.uint8))
+    with pytest.raises(RecordDamaged, match=r"mask\.npy: \[5, 6\] px, its flow \[5, 7\]"):
+        read_flow_image(str(tmp_path / "flow.npy"), invalid=str(tmp_path / "mask.npy"))
+    for damaged in (b"", b"no array", (tmp_path / "flow.npy").read_bytes()[:-9]):
+        with pytest.raises(RecordDamaged, match=r"a\.npy: no \.npy file"):
+            parse_npy(damaged, "a.npy")
+    file = io.BytesIO()
+    np.save(file, np.zeros((4, 5, 3)))
+    with pytest.raises(RecordDamaged, match=r"float64 \[4, 5, 3\]"):
+        parse_npy(file.getvalue(), "a.npy")
