@@ -10,6 +10,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import contextlib
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ import hypothesis
 import pytest
 
 from tests.s3 import ACCESS_KEY, SECRET_KEY, FaultProxy, S3Server
+
+# A shell that starts the tests in the background has them ignore interrupts, and so all processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are shared: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("motionmill", deadline=None, max_examples=60)

@@ -40,7 +40,8 @@ _interrupted = threading.Event()
 
 
 def raise_if_interrupted() -> None:
-    """Raises KeyboardInterrupt if there was one in this job: Ray may swallow it where it waits outside Python."""
+    """Raises KeyboardInterrupt if there was one in this job: Python drops one that comes in a destructor or a callback,
+    of which Ray's driver runs many."""
     if _interrupted.is_set():
         raise KeyboardInterrupt
 

@@ -92,7 +92,7 @@ class Clock:
         calibrated = self.bare_work > 0 and self.bare_s > 0
         # A run that beats its calibration, by a little, is its own bound.
         model = min(self.model_s, self.work * self.bare_s / self.bare_work) if calibrated else self.model_s
-        last = min(ended, max(worker.last for worker in self._workers.values()))
+        last = min(ended, max(started, *(worker.last for worker in self._workers.values())))
         busy = sum(worker.busy for worker in self._workers.values())
         # Where workers died, others took their places: the first ones started up, the last ones saw the end.
         original = sorted(self._workers.values(), key=lambda worker: worker.born)[:actors]

@@ -14,7 +14,7 @@ def test_an_interrupt_that_somebody_swallowed_still_ends_the_job() -> None:
     after = []
 
     def job() -> int:
-        with suppress(KeyboardInterrupt):  # as Ray has done
+        with suppress(KeyboardInterrupt):  # as in a destructor
             os.kill(os.getpid(), signal.SIGINT)
             signal.pause()
         exits.raise_if_interrupted()

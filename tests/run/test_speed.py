@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.run.rows import Receipt, Row, Times
@@ -114,6 +114,7 @@ PART = st.floats(0, 30)
     st.integers(1, 6),
     st.floats(0.1, 120),
 )
+@example([("a", -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)], 2, 1.0)  # ended before the job began, by its clock
 def test_shares_add_up_whatever_the_clocks_say(
     clips: list[tuple[str, float, float, float, float, float, float, float]], actors: int, ended: float
 ) -> None:
