@@ -183,6 +183,7 @@ class Cluster:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_ADDRESS"))}
         self.env = clean | {
             "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_prestart_worker_first_driver": "0",
             "PATH": f"{ray.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **env,
         }  # fmt: skip
         arguments = [
