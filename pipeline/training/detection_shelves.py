@@ -18,7 +18,7 @@ EMPTY, EMPTY_PATCH = 0.2, 0.5  # shares of balanced draws that ask for frames wi
 
 class Drawn(NamedTuple):
     source: Source
-    index: int
+    frame: int
     wanted: int | None  # the class that it was drawn for
 
 
@@ -55,7 +55,7 @@ class Shelves:
 
     def any(self, rng: np.random.Generator) -> Drawn:
         """Any frame of any source."""
-        return self._of_a_class(False, rng, EMPTY) or _within(self._sources[rng.integers(len(self._sources))], rng)
+        return self._of_a_class(False, rng, EMPTY) or _within(self._sources[int(rng.integers(len(self._sources)))], rng)
 
     def moving(self, rng: np.random.Generator) -> Drawn:
         """A frame of a video."""
@@ -65,7 +65,7 @@ class Shelves:
     def pasted(self, rng: np.random.Generator, real: bool) -> Drawn:
         """A frame of a source that has objects; of any, if what is to be pasted need not be one."""
         drawn = self._of_a_class(False, rng, 0.0 if real else EMPTY_PATCH)
-        return drawn or _within(self._with_objects[rng.integers(len(self._with_objects))], rng)
+        return drawn or _within(self._with_objects[int(rng.integers(len(self._with_objects)))], rng)
 
     def _of_a_class(self, moving: bool, rng: np.random.Generator, empty: float) -> Drawn | None:
         shelves = self._by_class[moving]

@@ -220,9 +220,9 @@ def test_balanced_draws_take_each_class_alike_and_empty_frames_too() -> None:
     drawn = [shelves.any(rng) for _ in range(600)]
     shares = [sum(one.wanted == kind for one in drawn) / len(drawn) for kind in (0, 1, 2, None)]
     assert shares == pytest.approx([0.4, 0.4, 0.0, 0.2], abs=0.06)
-    assert all(one.wanted is None or one.wanted in one.source.objects[one.index][:, 4] for one in drawn)
+    assert all(one.wanted is None or one.wanted in one.source.objects[one.frame][:, 4] for one in drawn)
     empty = [one for one in drawn if one.wanted is None]
-    assert all(len(one.source.objects[one.index]) == 0 for one in empty)
+    assert all(len(one.source.objects[one.frame]) == 0 for one in empty)
     assert 0.15 < sum(one.source is sources[2] for one in empty) / len(empty) < 0.55, "roots of 30 and 9: 0.35"
     assert all(one.source is not rare for one in (shelves.moving(rng) for _ in range(50)))
     assert all(shelves.pasted(rng, True).wanted is not None for _ in range(50))
