@@ -111,8 +111,8 @@ def flow(
         str, typer.Argument(help="Flow files, an output of jobs/flow.py, or model:NAME of MEMFOF weights.")
     ],
     gt: Annotated[Path, typer.Argument(help="A benchmark's root folder.")],
-    layout: Annotated[str, typer.Option(help="middlebury, chairs, kitti, sintel, spring, or auto.")] = "auto",
-    render: Annotated[str, typer.Option(help="Sintel's pictures: clean or final.")] = "final",
+    layout: Annotated[str, typer.Option(help="spring, sintel, things, tartanair, hd1k, kitti, …; or auto.")] = "auto",
+    render: Annotated[str, typer.Option(help="Pictures of Sintel and Things: clean or final.")] = "final",
     iterations: Annotated[int, typer.Option(help="Of model:NAME.")] = 8,
     scale: Annotated[float, typer.Option(help="Of the pictures that model:NAME sees; 2 suits small ones.")] = 1.0,
     threads: Annotated[int, typer.Option(help="CPU threads of model:NAME.")] = 2,

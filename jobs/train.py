@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Train CAIN on clips, MEMFOF on scenes made of photographs and clips, or Deep Feature Flow on labelled pictures.
+"""Train CAIN on clips, MEMFOF on made scenes or flow data sets, or Deep Feature Flow on labelled pictures.
 
 python jobs/train.py --config configs/train/cain_compact.yaml --data CLIPS --output FOLDER [--set key=value] [--resume]
+python jobs/train.py --config configs/train/memfof_kitti.yaml --data kitti=FOLDER --output FOLDER
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import typer
 
 def main(
     config: Annotated[Path, typer.Option(help="A recipe: configs/train/*.yaml.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of videos or pictures, as the recipe needs; repeatable.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos or pictures, or SET=FOLDER, as the recipe needs.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, history and weights.safetensors.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="dotted.key=value, over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT's last checkpoint.")] = False,

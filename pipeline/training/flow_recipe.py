@@ -69,6 +69,43 @@ class MotionRecipe(_Frozen):
     """Share of triplets with mean-coloured rectangles on the first or the last frame."""
 
 
+class DatasetRecipe(_Frozen):
+    """Recorded or rendered triplets with true flow (flow_datasets.py), and how they are changed."""
+
+    layout: Literal["tartanair", "things", "sintel", "kitti", "hd1k", "spring"]
+    """How its files lie (pipeline/evaluation/flow_layouts.py)."""
+    at: str = ""
+    """Name of its root folder in --data NAME=FOLDER; empty is the layout's name."""
+    render: Literal["clean", "final"] = "final"
+    """Of Sintel and FlyingThings3D."""
+    part: str = ""
+    """Only true flows below a folder of this name, such as TRAIN; empty is all."""
+    repeat: Positive = 1
+    """Times that each triplet, and each reversed one, occurs in an epoch."""
+    pre_scale: float = 1.0
+    """Frames are enlarged by 2 to this power before all else."""
+    scale: tuple[float, float] = (-0.2, 0.6)
+    """Least and largest power of 2 by which four in five triplets are enlarged on top; more where a crop needs it."""
+    mirror: bool = True
+    """Half of the triplets are mirrored left to right."""
+
+    @property
+    def root(self) -> str:
+        return self.at or self.layout
+
+    @property
+    def name(self) -> str:
+        """Of the set in messages."""
+        render = f", {self.render}" if self.layout in ("sintel", "things") else ""
+        return f"{self.root} (layout {self.layout}{render})"
+
+    @model_validator(mode="after")
+    def _rising(self) -> DatasetRecipe:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}; give the least power of 2 first")
+        return self
+
+
 class FlowStage(_Frozen):
     """Crops up to a point of the run."""
 
@@ -115,6 +152,9 @@ class FlowRecipe(RunRecipe):
     network: Literal["memfof"]
     model: FlowModelRecipe = FlowModelRecipe()
     data: MotionRecipe = MotionRecipe()
+    """Of made scenes; of no effect where there are `datasets`."""
+    datasets: tuple[DatasetRecipe, ...] = ()
+    """Sets to train on, in epochs of all their triplets; empty is made scenes."""
     loss: FlowLossRecipe = FlowLossRecipe()
     stages: tuple[FlowStage, ...] = (FlowStage(),)
     optimiser: FlowOptimiser = FlowOptimiser()

@@ -16,10 +16,12 @@ from pipeline.training.detection_loop import DetectionTrainer
 from pipeline.training.detection_recipe import DetectionRecipe
 from pipeline.training.detection_sampling import DetectionSampler
 from pipeline.training.detection_sources import classes_of, load_sources
+from pipeline.training.flow_dataset_sampling import DatasetSampler
+from pipeline.training.flow_datasets import FlowSet, load_sets
 from pipeline.training.flow_loop import FlowTrainer
 from pipeline.training.flow_recipe import FlowRecipe
 from pipeline.training.flow_sampling import SceneSampler
-from pipeline.training.flow_textures import load_pyramids
+from pipeline.training.flow_textures import Pyramid, load_pyramids
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
 from pipeline.training.rife_finder_lessons import LessonSampler, load_lessons
@@ -66,6 +68,10 @@ def _clips(recipe: Recipe | SDRecipe, folders: Sequence[Path], cache: Path) -> l
     return [clip for one in folders for clip in load_clips(one, cache, recipe.data.scales, recipe.largest_crop)]
 
 
+def _flow_sources(recipe: FlowRecipe, folders: Sequence[Path], cache: Path) -> list[FlowSet] | list[Pyramid]:
+    return load_sets(recipe.datasets, folders) if recipe.datasets else load_pyramids(folders)
+
+
 def _segmentation(
     recipe: SegmentationRecipe, device: torch.device | None, sampler: Sampler[Any] | None
 ) -> SegmentationTrainer:
@@ -97,9 +103,9 @@ KINDS = {
     "memfof": Kind(
         recipe=FlowRecipe,
         network="models.memfof.MEMFOF",
-        sources=lambda recipe, folders, cache: load_pyramids(folders),
-        sampler=lambda recipe, pictures: SceneSampler(pictures, recipe),
-        held_out=lambda recipe, pictures: SceneSampler(pictures, recipe, held_out=True),
+        sources=_flow_sources,
+        sampler=lambda recipe, some: DatasetSampler(some, recipe) if recipe.datasets else SceneSampler(some, recipe),
+        held_out=lambda recipe, some: None if recipe.datasets else SceneSampler(some, recipe, held_out=True),
         trainer=lambda recipe, device, sampler: FlowTrainer(recipe, device, sampler),
     ),
     "dff": Kind(

@@ -21,16 +21,18 @@ import ray.train
 import ray.train.torch
 import torch
 import yaml
+from pydantic import ValidationError
 
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError, MotionmillError, OutputConflict
 from pipeline.run import cluster
 from pipeline.training.export import save_weights
 from pipeline.training.kinds import KINDS, AnyRecipe, kind_of, network_of
+from pipeline.training.roots import resolved
 from pipeline.training.trainer import BaseTrainer, prefetch
 
 RESUMABLE = ("schedule", "phases", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
-STATE, HISTORY = "state.pt", "history.jsonl"
+STATE, HISTORY, RECIPE = "state.pt", "history.jsonl", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 MAX_FAILURES = 3  # of worker processes, each resumed from the last checkpoint
 
@@ -40,21 +42,22 @@ def run(
 ) -> dict[str, Any]:
     """Train to the end and export. Returns the last measurement with the path and digest of the weights.
 
-    data: folders of video files (MEMFOF: of photographs too); cache: where decoded frames are kept (OUTPUT/frames if
-    None).
+    data: folders of video files (MEMFOF: of photographs too), or NAME=FOLDER where the recipe names its sets;
+    cache: where decoded frames are kept (OUTPUT/frames if None).
     """
     output = output.resolve()
-    _claim(recipe, output, resume)
+    _refuse_another(recipe, output, resume)
     cache = (cache or output / "frames").resolve()
     kind = kind_of(recipe)
     kind.sampler(recipe, kind.sources(recipe, data, cache))  # errors show before any worker starts
+    _claim(recipe, output, resume)
     cluster.connect(ResourcesConfig(cluster_cpus=recipe.workers + 1))
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
             "network": network_of(recipe),
             "recipe": recipe.model_dump(mode="json"),
-            "data": [str(folder.resolve()) for folder in data],
+            "data": [resolved(folder) for folder in data],
             "cache": str(cache),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -76,13 +79,19 @@ def run(
 
 
 def _claim(recipe: AnyRecipe, output: Path, resume: bool) -> None:
-    """Refuse to mix two runs in one folder."""
-    kept = output / "recipe.yaml"
+    _refuse_another(recipe, output, resume)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RECIPE).write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _refuse_another(recipe: AnyRecipe, output: Path, resume: bool) -> None:
+    """Raises OutputConflict or ConfigError rather than mix two runs in one folder."""
+    kept = output / RECIPE
     document = recipe.model_dump(mode="json")
     if kept.exists():
         if not resume:
             raise OutputConflict(f"{output}: holds a training run; continue it with --resume, or name another folder")
-        before = yaml.safe_load(kept.read_text(encoding="utf-8"))
+        before = _with_defaults(recipe, yaml.safe_load(kept.read_text(encoding="utf-8")))
         changed = [key for key in document if key not in RESUMABLE and document[key] != before.get(key)]
         if changed:
             raise OutputConflict(
@@ -91,8 +100,14 @@ def _claim(recipe: AnyRecipe, output: Path, resume: bool) -> None:
             )
     elif resume:
         raise ConfigError(f"{output}: no training run to resume (recipe.yaml is missing); leave out --resume")
-    output.mkdir(parents=True, exist_ok=True)
-    kept.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def _with_defaults(recipe: AnyRecipe, document: dict[str, Any]) -> dict[str, Any]:
+    """A kept recipe with the keys that came after it."""
+    try:
+        return type(recipe).model_validate(document).model_dump(mode="json")
+    except ValidationError:  # of keys that are gone: it is another recipe
+        return document
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -163,15 +163,18 @@ def flip(frames: Frames, rng: np.random.Generator, *, transpose: bool) -> Frames
     return frames[::-1] if backwards else frames
 
 
-def colour_jitter(frames: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Brightness, contrast, saturation (factors 1 ± strength) and hue (turn ± strength) of [T,3,H,W] in 0..1.
+def colour_jitter(
+    frames: Tensor, rng: np.random.Generator, strength: float, hue_strength: float | None = None
+) -> Tensor:
+    """Brightness, contrast, saturation (factors 1 ± strength) and hue (turn ± hue_strength) of [T,3,H,W] in 0..1.
 
     One draw for all T frames: the official code relied on a shared random state for it.
     """
     if not strength:
         return frames
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).tolist()
-    hue = float(rng.uniform(-strength, strength)) * 2 * np.pi
+    reach = strength if hue_strength is None else hue_strength
+    hue = float(rng.uniform(-reach, reach)) * 2 * np.pi
     frames = (frames * brightness).clamp(0, 1)
     luma = torch.tensor([0.299, 0.587, 0.114])
     grey = torch.einsum("c,tchw->thw", luma, frames).mean()  # of the triplet, so that no frame drifts from another

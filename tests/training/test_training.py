@@ -245,3 +245,17 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     longer = recipe(schedule={"kind": "cosine", "steps": STEPS + 10, "warmup": 3})
     ray_train._claim(longer, tmp_path / "run", resume=True)
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["schedule"]["steps"] == STEPS + 10
+
+
+def test_a_run_goes_on_where_its_recipe_lacks_keys_that_came_later(tmp_path: Path) -> None:
+    ray_train._claim(recipe(), tmp_path / "run", resume=False)
+    kept = tmp_path / "run" / "recipe.yaml"
+    document = yaml.safe_load(kept.read_text())
+    assert document.pop("initial_weights") is None
+    assert document["model"].pop("start_as_average") is True
+    kept.write_text(yaml.safe_dump(document))
+    with pytest.raises(OutputConflict, match=r"different: model\)"):  # by default it is not
+        ray_train._claim(recipe(), tmp_path / "run", resume=True)
+    document["model"]["start_as_average"] = True
+    kept.write_text(yaml.safe_dump(document))
+    ray_train._claim(recipe(), tmp_path / "run", resume=True)
