@@ -9,8 +9,9 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 interpolate: .venv/installed
 	$(BIN)/python jobs/interpolate.py jobs/samples out
 
+# Two at a time: half of most tests is waiting for processes to start.
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu and not browser"
+	$(BIN)/pytest -m "not slow and not gpu and not browser" -n 2 --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -86,7 +86,7 @@ def _objects(bucket: str) -> dict[str, bytes]:
                 "tables/cells.parquet/row-00000000-one.mp4": 24, "tables/cells.parquet/row-00000001-two.mkv.mp4": 22,
             },
         ),
-        ("tables/uris.parquet", None),
+        pytest.param("tables/uris.parquet", None, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_each_kind_of_input_in_a_bucket_gives_its_videos_in_a_bucket(
