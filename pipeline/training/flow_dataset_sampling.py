@@ -28,7 +28,8 @@ class DatasetSampler:
     """Draws batches by a recipe."""
 
     def __init__(self, sets: Sequence[FlowSet], recipe: FlowRecipe) -> None:
-        self._sets, self._recipe = sets, recipe
+        self.sets, self._recipe = sets, recipe
+        self.ahead = recipe.readers
         self._ends = np.cumsum([one.recipe.repeat * len(one) for one in sets])
 
     def __len__(self) -> int:
@@ -52,5 +53,5 @@ class DatasetSampler:
         epoch, place = divmod(index, len(self))
         drawn = int(order(self._recipe.seed, epoch, len(self))[place])
         chosen = int(np.searchsorted(self._ends, drawn, side="right"))
-        one = self._sets[chosen]
+        one = self.sets[chosen]
         return one, (int(self._ends[chosen]) - 1 - drawn) % len(one)

@@ -155,6 +155,8 @@ class FlowRecipe(RunRecipe):
     """Of made scenes; of no effect where there are `datasets`."""
     datasets: tuple[DatasetRecipe, ...] = ()
     """Sets to train on, in epochs of all their triplets; empty is made scenes."""
+    readers: Positive = 1
+    """Threads of each process that read `datasets`, each a batch; of no effect on made scenes."""
     loss: FlowLossRecipe = FlowLossRecipe()
     stages: tuple[FlowStage, ...] = (FlowStage(),)
     optimiser: FlowOptimiser = FlowOptimiser()

@@ -31,7 +31,16 @@ from pipeline.training.kinds import KINDS, AnyRecipe, kind_of, network_of
 from pipeline.training.roots import resolved
 from pipeline.training.trainer import BaseTrainer, prefetch
 
-RESUMABLE = ("schedule", "phases", "workers", "gpus_per_worker", "threads", "report_every", "keep_checkpoints")
+RESUMABLE = (
+    "schedule",
+    "phases",
+    "workers",
+    "gpus_per_worker",
+    "threads",
+    "readers",
+    "report_every",
+    "keep_checkpoints",
+)
 STATE, HISTORY, RECIPE = "state.pt", "history.jsonl", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 MAX_FAILURES = 3  # of worker processes, each resumed from the last checkpoint
@@ -72,10 +81,25 @@ def run(
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        known = _told(error)
+        if known is None:
+            raise
+        raise known from error
     if result.checkpoint is None:
         raise MotionmillError(f"{output}: training ended without a checkpoint; see the messages above")
     return _export(recipe, result.checkpoint, output)
+
+
+def _told(error: ray.train.WorkerGroupError) -> MotionmillError | None:
+    """What a worker raised on purpose, as a message; None where none did."""
+    for failure in error.worker_failures.values():
+        cause = getattr(failure, "_base_exc", failure)  # as Ray wraps what a worker raises
+        if isinstance(cause, MotionmillError):
+            return MotionmillError(f"{cause}; then go on with --resume")
+    return None
 
 
 def _claim(recipe: AnyRecipe, output: Path, resume: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import copy
 import math
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
@@ -162,11 +163,15 @@ def _cpu_flags() -> str:
 
 
 def prefetch(sampler: Sampler[B], first: int, last: int, rank: int = 0) -> Iterator[B]:
-    """Batches of steps first..last-1, the next one made in a thread while the current one is computed with."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(sampler.batch, first, rank)
+    """Batches of steps first..last-1, the next one made in a thread while the current one is computed with.
+
+    A sampler whose batches may be made at the same time says in `ahead` how many should be.
+    """
+    ahead: int = getattr(sampler, "ahead", 1)
+    with ThreadPoolExecutor(ahead) as pool:
+        pending = deque(pool.submit(sampler.batch, step, rank) for step in range(first, min(first + ahead, last)))
         for step in range(first, last):
-            batch = pending.result()
-            if step + 1 < last:
-                pending = pool.submit(sampler.batch, step + 1, rank)
+            batch = pending.popleft().result()
+            if step + ahead < last:
+                pending.append(pool.submit(sampler.batch, step + ahead, rank))
             yield batch

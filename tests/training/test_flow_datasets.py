@@ -24,6 +24,7 @@ from pipeline.training.flow_dataset_sampling import DatasetSampler
 from pipeline.training.flow_datasets import Example, FlowSet, find_triplets, load_sets
 from pipeline.training.flow_loop import FlowTrainer
 from pipeline.training.flow_recipe import DatasetRecipe, FlowRecipe
+from pipeline.training.trainer import prefetch
 from tests.training import flow_trees
 from tests.training.flow_trees import SIZE, TREES, scattered, scene
 from tests.training.test_flow_training import CONFIGS, SUCCESSORS, recipe
@@ -153,6 +154,23 @@ def test_sparse_flow_is_scattered_and_never_mixed() -> None:
     assert float(moved.abs().sum()) == 8
 
 
+def test_scattered_vectors_stay_on_the_things_that_they_are_of() -> None:
+    seen = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        row, column = rng.integers((8, 8), (72, 88))
+        frames, known = torch.zeros(3, 3, *SIZE), torch.zeros(2, *SIZE, dtype=torch.bool)
+        frames[:, :, row, column], known[1, row, column] = 255, True
+        look = draw_look(SIZE, entry("hd1k"), SPARSE, (96, 100), rng)
+        _, valid = look.scattered(Example(frames, torch.ones(2, 2, *SIZE), known))
+        light = look.of(frames[1])[0] * look.inside()
+        if valid.any() or light.max() > 120:
+            place = torch.tensor(np.unravel_index(int(light.argmax()), light.shape))
+            assert (valid[1].nonzero() - place).abs().max() <= 1
+            seen += 1
+    assert seen > 10
+
+
 def test_a_crop_that_exceeds_the_frame_is_padded_in_sparse_sets_and_filled_in_dense_ones(data: list[Path]) -> None:
     crop = (200, 256)
     for layout in ("kitti", "sintel"):
@@ -239,6 +257,9 @@ def test_an_epoch_has_every_triplet_as_often_as_its_set_repeats_it_and_batches_a
         assert first.flow.shape == (4, 2, 2, 64, 64)
         assert not torch.equal(first.frames, second.frames)
     assert all(torch.equal(a, b) for a, b in zip(second, last, strict=True))
+    several = DatasetSampler(sampler.sets, settings.model_copy(update={"readers": 3}))
+    *_, ahead = prefetch(several, 0, 4, 1)
+    assert all(torch.equal(a, b) for a, b in zip(ahead, last, strict=True))
     assert 0 <= float(last.frames.min()) < float(last.frames.max()) < 255.01
 
 

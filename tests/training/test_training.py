@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray.train
 import torch
 import yaml
 from pydantic import ValidationError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from models import weights
 from models.cain_sd import CAIN
 from pipeline import config
-from pipeline.errors import ConfigError, OutputConflict
+from pipeline.errors import ConfigError, MotionmillError, OutputConflict, UnreadableVideo
 from pipeline.training import ray_train
 from pipeline.training.clips import Clip, load_clips
 from pipeline.training.export import save_weights
@@ -259,3 +261,12 @@ def test_a_run_goes_on_where_its_recipe_lacks_keys_that_came_later(tmp_path: Pat
     document["model"]["start_as_average"] = True
     kept.write_text(yaml.safe_dump(document))
     ray_train._claim(recipe(), tmp_path / "run", resume=True)
+
+
+def test_what_a_worker_raises_on_purpose_is_told_without_its_traceback() -> None:
+    ours = UserExceptionWithTraceback(UnreadableVideo("a.png: no readable picture; restore it"), "Traceback …")
+    told = ray_train._told(ray.train.WorkerGroupError("…", {0: RuntimeError("connection reset"), 1: ours}))
+    assert isinstance(told, MotionmillError)
+    assert str(told) == "a.png: no readable picture; restore it; then go on with --resume"
+    bug = ray.train.WorkerGroupError("…", {0: UserExceptionWithTraceback(TypeError("no"), "Traceback …")})
+    assert ray_train._told(bug) is None
