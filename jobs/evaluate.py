@@ -4,6 +4,7 @@
 python jobs/evaluate.py interpolate CLIPS [--weights cain-compact] [--json FILE]
 python jobs/evaluate.py sd-table CLIPS [--weights cain-sd-compact] [--price 20]... [--json FILE]
 python jobs/evaluate.py rife-table CLIPS [--weights rife-4.14] [--quality 0.5]... [--json FILE]
+python jobs/evaluate.py any-time CLIPS [--model cain-sd-compact]... [--json FILE]
 python jobs/evaluate.py flow PRED GT [--layout auto] [--json FILE]
 python jobs/evaluate.py recognize OUTPUT --reference OUTPUT | --labels FOLDER | --boxes FILE [--json FILE]
 """
@@ -97,6 +98,35 @@ def rife_table(
 
     def job() -> int:
         rows = evaluation.run(clips, weights, finder, quality or [], every, threads)
+        print(evaluation.table(rows))
+        if json_ is not None:
+            evaluation.write_json(json_, rows)
+        return 0
+
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+@app.command()
+def any_time(
+    clips: Annotated[Path, typer.Argument(help="A folder of video files, or one file.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="As jobs/interpolate.py's; NAME:recursion; average, aligned, splatted: no network. Repeatable."
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Only each n-th window.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
+) -> None:
+    """PSNR at t = 1/4, 1/2 and 3/4 between frames four apart, and seconds of the processor a frame, model by model."""
+    from pipeline.run import exits
+    from pipeline.training import splat_evaluation as evaluation
+
+    def job() -> int:
+        names = model or [*evaluation.PLAIN, "cain-sd-compact:recursion", "cain-sd-compact"]
+        rows = evaluation.run(clips, names, every, precision, threads)
         print(evaluation.table(rows))
         if json_ is not None:
             evaluation.write_json(json_, rows)

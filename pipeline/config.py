@@ -278,6 +278,9 @@ class InterpolateConfig(RunConfig):
     """Adaptive models: at most this share of the FLOPs of full depth on the whole frame, for each frame; where
     `quality` asks for more, the frame's patches give way together. Null: no limit."""
     adaptive_patch: AdaptivePatchConfig = AdaptivePatchConfig()
+    times: Literal["auto", "recursion", "straight"] = "auto"
+    """How CAIN reaches a time that is not the middle: by recursion on midpoints, or straight, exactly and in one pass
+    from both frames as they look at that time, which needs aligned frames; auto: straight where they are aligned."""
     max_t_error: Rational = Fraction(1, 16)
     """Largest distance between a wanted time and the one synthesised, as a share of the source interval."""
     max_depth: int = Field(4, ge=1, le=8)
@@ -297,8 +300,10 @@ class InterpolateConfig(RunConfig):
     def _reachable(self) -> InterpolateConfig:
         if self.max_t_error < 0:
             raise ValueError(f"max_t_error={self.max_t_error}: 0 or more")
-        # What weights at a path are is only known once they are read: the task looks again.
-        if self.model not in ANY_TIME and "/" not in self.model:
+        # What weights at a path are, and whether they want aligned frames, is only known once they are read: the task
+        # looks again.
+        recursion = self.times == "recursion" or self.align is False
+        if recursion and self.model not in ANY_TIME and "/" not in self.model:
             self.check_midpoints()
         return self
 

@@ -83,7 +83,7 @@ def test_every_key_either_is_declared_runtime_or_is_in_the_fingerprint() -> None
         "retry.attempts", "retry.hang_s", "retry.storage_attempts", "retry.storage_max_wait_s", "self_check", "report",
     }  # fmt: skip
     changing = {
-        "target.factor", "target.fps", "model", "exit_depth", "max_t_error", "max_depth", "precision",
+        "target.factor", "target.fps", "model", "exit_depth", "times", "max_t_error", "max_depth", "precision",
         "blocks", "copy_static", "adaptive", "quality", "flops_budget",
         "align", "adaptive_patch.size", "adaptive_patch.overlap", "adaptive_patch.static",
         "cuts.detect", "cuts.threshold", "duplicates.mode", "duplicates.residual", "duplicates.max_run",
@@ -228,7 +228,7 @@ def test_errors_of_values_with_a_choice_name_the_key_once() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(override: str) -> None:
-    refusal(override, *(["target.fps=60"] if override == "max_t_error=1/100" else []))
+    refusal(override, *(["target.fps=60", "times=recursion"] if override == "max_t_error=1/100" else []))
 
 
 def test_fractions_of_a_gpu_and_whole_numbers_of_them_are_taken() -> None:
@@ -237,14 +237,17 @@ def test_fractions_of_a_gpu_and_whole_numbers_of_them_are_taken() -> None:
 
 
 def test_times_that_midpoints_cannot_reach_are_refused_before_the_run() -> None:
-    assert "max_depth" in refusal("target.factor=32")
-    load(InterpolateConfig, None, ["target.factor=32", "max_depth=5"])
-    load(InterpolateConfig, None, ["target.factor=8", "max_t_error=0"])
+    recursion = "times=recursion"
+    assert "max_depth" in refusal("target.factor=32", recursion)
+    assert "max_depth" in refusal("target.factor=32", "align=false")
+    load(InterpolateConfig, None, ["target.factor=32"])
+    load(InterpolateConfig, None, ["target.factor=32", "max_depth=5", recursion])
+    load(InterpolateConfig, None, ["target.factor=8", "max_t_error=0", recursion])
     for model in ("blend", "rife-4.14", "auto", "/weights/whose/kind/is/not/known/yet.pkl"):
-        load(InterpolateConfig, None, ["target.factor=32", f"model={model}"])
-    assert "max_t_error" in refusal("target.factor=3", "max_t_error=0")
+        load(InterpolateConfig, None, ["target.factor=32", f"model={model}", recursion])
+    assert "max_t_error" in refusal("target.factor=3", "max_t_error=0", recursion)
     # Replaced repeats want thirds and sixths, whatever the factor.
-    assert "max_t_error" in refusal("target.factor=2", "max_t_error=0", "duplicates.mode=resynthesise")
+    assert "max_t_error" in refusal("target.factor=2", "max_t_error=0", "duplicates.mode=resynthesise", recursion)
 
 
 def test_numbers_are_taken_where_encoders_name_things_in_numbers() -> None:

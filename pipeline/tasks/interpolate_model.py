@@ -96,10 +96,27 @@ def _check(config: InterpolateConfig, facts: Facts) -> None:
         )
     if config.exit_depth > facts.cain["groups"]:
         raise ConfigError(f"exit_depth={config.exit_depth}: model={config.model} has exits 1 to {facts.cain['groups']}")
+    if config.times == "straight" and not is_aligned(config, facts):
+        raise ConfigError(
+            f"times=straight: model={config.model} is given frames that are not aligned; set align=true, or "
+            "times=recursion"
+        )
+    if goes_straight(config, facts):
+        return
     try:
         config.check_midpoints()
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def is_aligned(config: InterpolateConfig, facts: Facts) -> bool:
+    """Whether the model is given frames in which most of the motion is gone."""
+    return facts.aligned if config.align == "auto" else config.align
+
+
+def goes_straight(config: InterpolateConfig, facts: Facts) -> bool:
+    """Whether CAIN reaches every place exactly, in one pass."""
+    return config.times != "recursion" and is_aligned(config, facts)
 
 
 def finder(config: InterpolateConfig, facts: Facts) -> Weights | None:
@@ -137,7 +154,7 @@ def build(config: InterpolateConfig, device: str, precision: str) -> tuple[Inter
         return Blend(), config.model, ""
     loaded, facts = load_weights(config)
     made: Interpolator
-    aligned = facts.aligned if config.align == "auto" else config.align
+    aligned = is_aligned(config, facts)
     try:
         if facts.rife is not None:
             rife = IFNet.from_reference(loaded.tensors)
@@ -186,7 +203,10 @@ def flops(config: InterpolateConfig, info: VideoInfo, grid: Grid) -> int:
         once = rife.frame_macs(info.height, info.width, scales, facts.rife)
         encode = rife.encode_macs(facts.rife) * rife.padded_area(info.height, info.width, scales)
         return 2 * (once * cost.inner_frames(info.pts, grid) + round(encode) * len(info.pts))
-    passes = cost.midpoint_passes(info.pts, grid, config.max_t_error, config.max_depth)
+    if goes_straight(config, facts):
+        passes = cost.inner_frames(info.pts, grid)
+    else:
+        passes = cost.midpoint_passes(info.pts, grid, config.max_t_error, config.max_depth)
     if facts.sd is not None and config.adaptive:
         from pipeline.tasks.adaptive import most_flops
         from pipeline.tasks.adaptive_cain import CainBackbone

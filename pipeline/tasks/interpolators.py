@@ -17,6 +17,7 @@ from torch import Tensor
 from models.alignment import to_middle
 from models.cain_sd import CAIN
 from models.cain_sd.cain import centred_padding, pad, spatial_mean
+from models.synthesis import Between, compose
 from pipeline.config import InterpolateConfig, PatchConfig
 from pipeline.plan.adaptive import FrameDecisions
 from pipeline.plan.midpoints import nearest_node, passes
@@ -57,7 +58,7 @@ class Blend:
 
 
 class Recursion(ABC):
-    """Any place by recursion on a model that knows the middle only, as near as `max_t_error` asks."""
+    """Any place by a model that knows the middle only: by recursion, as near as `max_t_error` asks, or straight."""
 
     def __init__(self, config: InterpolateConfig, device: str, *, aligned: bool = False) -> None:
         """aligned: the model is given frames in which most of the motion is gone (models/alignment.py)."""
@@ -67,6 +68,29 @@ class Recursion(ABC):
         self._batch = config.batch if device.startswith("cuda") else 1
 
     def between(self, pairs: Sequence[Pair]) -> list[list[Made]]:
+        straight = self._aligned and self._config.times != "recursion"
+        return self._straight(pairs) if straight else self._recursed(pairs)
+
+    @torch.inference_mode()
+    def _straight(self, pairs: Sequence[Pair]) -> list[list[Made]]:
+        """Exactly there, in one pass each, on frames that look as they do there (models/synthesis)."""
+        made: list[list[Made]] = []
+        for pair in pairs:
+            left, right = (frame.to(self._device)[None] for frame in (pair.left, pair.right))
+            between = Between(left, right) if pair.places else None
+            found: list[Made] = []
+            for start in range(0, len(pair.places), self._batch):
+                part = pair.places[start : start + self._batch]
+                assert between is not None
+                brought = [between.at(float(t)) for t in part]
+                middles = self._middles([(frame0[0], frame1[0]) for frame0, frame1 in brought])
+                for t, (frame0, frame1), (middle, decisions) in zip(part, brought, middles, strict=True):
+                    picture = compose(frame0[0], frame1[0], middle.to(frame0.device), float(t)).clamp(0, 1)
+                    found.append(Made(picture, t, decisions))
+            made.append(found)
+        return made
+
+    def _recursed(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         limit, depth = self._config.max_t_error, self._config.max_depth
         nodes = [[nearest_node(t, limit, depth) for t in pair.places] for pair in pairs]
         made = [{end: Made(x, end) for end, x in ((Fraction(0), p.left), (Fraction(1), p.right))} for p in pairs]
