@@ -74,21 +74,24 @@ class Recursion(ABC):
     @torch.inference_mode()
     def _straight(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         """Exactly there, in one pass each, on frames that look as they do there (models/synthesis)."""
-        made: list[list[Made]] = []
-        for pair in pairs:
-            left, right = (frame.to(self._device)[None] for frame in (pair.left, pair.right))
-            between = Between(left, right) if pair.places else None
-            found: list[Made] = []
-            for start in range(0, len(pair.places), self._batch):
-                part = pair.places[start : start + self._batch]
-                assert between is not None
-                brought = [between.at(float(t)) for t in part]
-                middles = self._middles([(frame0[0], frame1[0]) for frame0, frame1 in brought])
-                for t, (frame0, frame1), (middle, decisions) in zip(part, brought, middles, strict=True):
-                    picture = compose(frame0[0], frame1[0], middle.to(frame0.device), float(t)).clamp(0, 1)
-                    found.append(Made(picture, t, decisions))
-            made.append(found)
+        wanted = [(index, t) for index, pair in enumerate(pairs) for t in pair.places]
+        made: list[list[Made]] = [[] for _ in pairs]
+        between: dict[int, Between] = {}
+        for start in range(0, len(wanted), self._batch):
+            part = wanted[start : start + self._batch]
+            between = {index: kept for index, kept in between.items() if index >= part[0][0]}
+            for index, _ in part:
+                if index not in between:
+                    between[index] = self._between(pairs[index])
+            brought = [between[index].at(float(t)) for index, t in part]
+            middles = self._middles([(frame0[0], frame1[0]) for frame0, frame1 in brought])
+            for (index, t), (frame0, frame1), (middle, decisions) in zip(part, brought, middles, strict=True):
+                picture = compose(frame0[0], frame1[0], middle.to(frame0.device), float(t)).clamp(0, 1)
+                made[index].append(Made(picture, t, decisions))
         return made
+
+    def _between(self, pair: Pair) -> Between:
+        return Between(pair.left.to(self._device)[None], pair.right.to(self._device)[None])
 
     def _recursed(self, pairs: Sequence[Pair]) -> list[list[Made]]:
         limit, depth = self._config.max_t_error, self._config.max_depth

@@ -68,13 +68,21 @@ def test_the_middle_is_what_recursion_makes_of_it_bit_for_bit() -> None:
     assert straight.place == recursed.place
 
 
-def test_a_picture_does_not_depend_on_what_is_made_beside_it() -> None:
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_picture_does_not_depend_on_what_is_made_beside_it(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = ends()
-    pairs = [Pair(left, right, PLACES), Pair(right, left, PLACES[:1]), Pair(left, right, [])]
-    together, alone = model_of().between(pairs), [model_of().between([pair])[0] for pair in pairs]
-    for some, others in zip(together, alone, strict=True):
-        assert len(some) == len(others)
-        assert all(torch.equal(a.picture, b.picture) for a, b in zip(some, others, strict=True))
+    pairs = [Pair(left, right, PLACES), Pair(right, left, PLACES[:1]), Pair(left, right, []), Pair(left, left, PLACES)]
+    matched: list[int] = []
+    monkeypatch.setattr(moment, "match", lambda a, b: (matched.append(1), match(a, b))[1])
+    model = model_of()
+    model._batch = batch  # as on a GPU, where places of several pairs share a batch
+    together = model.between(pairs)
+    assert len(matched) == 3, "once for each pair of which a place is wanted"
+    alone = [model_of().between([pair])[0] for pair in pairs]
+    for pair, some, others in zip(pairs, together, alone, strict=True):
+        assert [one.place for one in some] == list(pair.places)
+        for a, b in zip(some, others, strict=True):
+            torch.testing.assert_close(a.picture, b.picture, atol=0 if batch == 1 else 1e-5, rtol=0)
 
 
 def test_frames_that_are_not_aligned_are_recursed_on() -> None:
