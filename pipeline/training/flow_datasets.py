@@ -4,7 +4,7 @@ A triplet is a frame with both neighbours; ends of sequences have none. FlyingTh
 neighbours. The others know it to the next frame alone, and then nothing is known of the way back. Every triplet occurs
 backwards too: (next, middle, previous), with its flows swapped.
 
-What stays in memory of a set is its files' names (some 0.5 kB a triplet). A file that is missing or damaged ends the
+What stays in memory of a set is its files' names, under 1 kB a triplet. A file that is missing or damaged ends the
 run with an error that names it: a set is curated, so a hole in it is a fault to repair.
 """
 
