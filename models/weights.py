@@ -155,11 +155,11 @@ TABLE: dict[str, Entry] = {
     "dff-detect": Entry(
         network="models.dff.bundle.unpack",
         source="dff/dff_detect.safetensors",
-        sha256="f1002bd6a62d329f361bb5ad17c7bd088f1d49d82e451ef8f7de05033fa42c69",
-        licence="Apache-2.0; trained on a teacher's boxes in CC0, CC-BY, CC-BY-SA, GPL, MIT and public-domain "
-        "pictures, attributed in dff/CARD_DETECT.md",
-        size=19600796,
-        note="our own, by configs/train/dff_detect.yaml",
+        sha256="34f2cacb5419ba417b6436afddb38c62a0089569d10c40d5f011373fb701e7de",
+        licence="non-commercial: trained on CamVid too, with a teacher's boxes; its other pictures are CC0, CC-BY, "
+        "CC-BY-SA, GPL, MIT or in the public domain, attributed in dff/CARD_DETECT.md",
+        size=19896164,
+        note="our own, by configs/train/dff_detect.yaml, then dff_detect_large.yaml",
     ),
     "resnet50v2-c4": Entry(
         network="models.dff.ResNetV2",
