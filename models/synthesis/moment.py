@@ -59,7 +59,8 @@ class Between:
         """The motion at half the sides, as finely as `match` knows it, in their px; and how well its ends match."""
         first, second, flow = (_half(x) for x in (self.frame0, self.frame1, self.motion))
         flow = flow / 2
-        grid = grid_of(*flow.shape[-2:], flow.device)
+        height, width = flow.shape[-2:]
+        grid = grid_of(height, width, flow.device)
         apart = (warp(first, -flow / 2, grid) - warp(second, flow / 2, grid)).abs().mean(1, keepdim=True)
         return flow, -SHARPNESS * apart
 

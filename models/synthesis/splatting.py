@@ -55,6 +55,7 @@ def softmax_splat(x: Tensor, flow: Tensor, importance: Tensor | None = None) -> 
             share = torch.where(inside, share, 0)
             place = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
             total = total.scatter_add(2, place[:, None].expand_as(carried), carried * share[:, None])
-    value, weights, arrived = total.reshape(count, -1, height, width).split((channels, 1, 1), 1)
+    planes = total.reshape(count, channels + 2, height, width)
+    value, weights, arrived = torch.split(planes, [channels, 1, 1], 1)
     # Nothing arrived: 0 / 1. The tiny weights of faint pixels stay as they are, whatever arrived with them.
     return Splat(value / torch.where(weights > 0, weights, 1), arrived)

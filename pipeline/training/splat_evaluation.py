@@ -138,11 +138,11 @@ def windows(video: Path, every: int = 1) -> Iterator[list[Frames]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [f"{'model':24}" + "".join(f"  t={t!s:>4}" for t in PLACES) + f"  {'mean':>6}  {'s/frame':>7}  n"]
+    lines = [f"{'model':28}" + "".join(f"  t={t!s:>4}" for t in PLACES) + f"  {'mean':>6}  {'s/frame':>7}  n"]
     for row in rows:
         mean = sum(row.psnr) / len(row.psnr)
         lines.append(
-            f"{row.model[-24:]:24}"
+            f"{row.model[-28:]:28}"
             + "".join(f"  {db:6.2f}" for db in row.psnr)
             + f"  {mean:6.2f}  {row.seconds:7.2f}  {row.windows}"
         )
