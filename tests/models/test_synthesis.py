@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.alignment import align, to_middle
+from models.synthesis import splatting
 from models.synthesis.moment import Between, compose
 from models.synthesis.splatting import softmax_splat
 from tests.models.test_alignment import panned, psnr, texture
@@ -94,6 +95,19 @@ def test_splatting_does_not_depend_on_threads() -> None:
     for other in found[1:]:
         assert torch.equal(other.value, found[0].value)
         assert torch.equal(other.arrived, found[0].arrived)
+
+
+def test_in_whole_numbers_as_on_a_gpu_the_order_of_the_pixels_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, importance = 100 * noise(1, 2, 60, 80) - 50, 8 * noise(1, 1, 60, 80, seed=6)
+    flow = 30 * noise(1, 2, 60, 80, seed=7) - 15
+    found = {}
+    for whole in (False, True):
+        monkeypatch.setattr(splatting, "_in_whole_numbers", lambda carried, whole=whole: whole)
+        found[whole] = softmax_splat(x, flow, importance)
+        turned = softmax_splat(x.mT.contiguous(), flow.flip(1).mT.contiguous(), importance.mT.contiguous())
+        assert torch.equal(turned.value.mT, found[whole].value) == whole
+    torch.testing.assert_close(found[True].value, found[False].value, atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(found[True].arrived, found[False].arrived, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
