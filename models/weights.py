@@ -97,9 +97,9 @@ TABLE: dict[str, Entry] = {
     "rife-finder": Entry(
         network="models.rife.finder.Finder",
         source="rife/rife_finder.safetensors",
-        sha256="0daf7f401d9a421118e0c44b211c79b887c4dc6d50878ad136ce4b7d925954a3",
+        sha256="4be01a38fafc25f2fdbbe95ad668927b2b64931b8e75fda073c111ca5f2d0de7",
         licence="Apache-2.0; trained on CC-BY, MIT, CC0 and public-domain clips, attributed in rife/CARD_FINDER.md",
-        size=28894,
+        size=28918,
         note="our own, by configs/train/rife_finder.yaml: where rife-4.14 may stop early",
     ),
     "memfof-compact": Entry(

@@ -6,8 +6,8 @@ unevenly things move, how much the last block still changed. Three convolutions 
 error that each patch would have at each exit.
 
 Decisions follow from these errors and a price alone (`continues`, `exits_of`), so they are a function of the two
-frames and the time. The price is in dB of the frame's PSNR, to first order, for the whole network's arithmetic: 0.2
-stops a block in a patch that would win less than 0.2 dB for the frame if all of the network's arithmetic bought at
+frames and the time. The price is in dB of the frame's PSNR, to first order, for the whole network's arithmetic: 0.8
+stops a block in a patch that would win less than 0.8 dB for the frame if all of the network's arithmetic bought at
 that rate. A patch never gets deeper when the price rises.
 """
 
@@ -35,7 +35,7 @@ DECIBEL = 10 / log(10)  # dB lost for each share of the error that is added, to 
 FLOOR = 1e-5
 """Mean squared error (50 dB) below which a frame is not worth more arithmetic."""
 WIDTHS = (16, 32)
-PRICE = 0.2
+PRICE = 0.8
 """dB for all of the network's arithmetic, at quality 0.5."""
 
 
