@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +23,20 @@ def save_weights(network: Referenced, path: Path, metadata: Mapping[str, str]) -
     damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if damaged:
         raise ValueError(f"{path}: tensors {damaged[:3]} are not finite in fp16; the training diverged, resume earlier")
-    data = safetensors.torch.save(tensors, {key: metadata[key] for key in sorted(metadata)})
+    data = ordered(safetensors.torch.save(tensors, dict(metadata)))
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def ordered(data: bytes) -> bytes:
+    """A safetensors file with the notes of its header in the order of their names; the library's order is any."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[begin:]
 
 
 def half(tensor: torch.Tensor) -> torch.Tensor:
