@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -14,13 +14,14 @@ from pipeline.errors import MotionmillError, UsageError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_QUARANTINED = 0, 1, 2, 3
 
+_INTERRUPTED = "interrupted: nothing is lost; run the same command again to go on"
 _GO_ON = "nothing that is committed is lost; run the same command again to go on"
 
 
 def guarded(job: Callable[[], int], show: Callable[[str], None]) -> int:
     """Runs a job; its errors become one clear message and an exit code."""
     try:
-        with _interrupts_remembered():
+        with _interrupts_remembered(lambda: show(_INTERRUPTED)):
             return job()
     except ray.exceptions.RayTaskError as error:
         show(f"the run failed: {error.cause}\n{_GO_ON}")
@@ -29,7 +30,6 @@ def guarded(job: Callable[[], int], show: Callable[[str], None]) -> int:
         show(f"error: {error}")
         return EXIT_USAGE
     except KeyboardInterrupt:
-        show("interrupted: nothing is lost; run the same command again to go on")
         return EXIT_FAILED
     except (MotionmillError, ray.exceptions.RayError) as error:
         show(f"the run failed: {error}\n{_GO_ON}")
@@ -47,15 +47,24 @@ def raise_if_interrupted() -> None:
 
 
 @contextmanager
-def _interrupts_remembered() -> Iterator[None]:
+def _interrupts_remembered(tell: Callable[[], None]) -> Iterator[None]:
+    """Tells at once: until the job has cleaned up, Ray's processes, interrupted too, may have taken this one down."""
     before = signal.getsignal(signal.SIGINT)
     # Elsewhere it may be ignored (nohup), or somebody else's.
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            tell()
+            raise
         return
 
     def remember(_signal: int, _frame: Any) -> None:
+        first = not _interrupted.is_set()
         _interrupted.set()
+        if first:
+            with suppress(RuntimeError):  # in the middle of another line to the same stream
+                tell()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, remember)

@@ -17,6 +17,7 @@ def test_an_interrupt_that_somebody_swallowed_still_ends_the_job() -> None:
         with suppress(KeyboardInterrupt):  # as in a destructor
             os.kill(os.getpid(), signal.SIGINT)
             signal.pause()
+        assert len(shown) == 1, "at once, not when all is cleaned up"
         exits.raise_if_interrupted()
         after.append("work that should not be done")
         return exits.EXIT_OK
@@ -24,6 +25,7 @@ def test_an_interrupt_that_somebody_swallowed_still_ends_the_job() -> None:
     handler = signal.getsignal(signal.SIGINT)
     assert exits.guarded(job, shown.append) == exits.EXIT_FAILED
     assert after == []
+    assert len(shown) == 1
     assert "run the same command again" in shown[0]
     assert signal.getsignal(signal.SIGINT) is handler
     assert exits.guarded(lambda: exits.raise_if_interrupted() or 0, shown.append) == exits.EXIT_OK, "it is forgotten"
