@@ -129,6 +129,7 @@ def test_records_do_not_depend_on_clips_actors_or_files(
     assert np.isfinite(frame.flow_backward).all()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     clean: Path, source: Path, tmp_path: Path, cluster: Cluster, tiny: str
 ) -> None:
