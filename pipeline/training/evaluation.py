@@ -78,6 +78,13 @@ def of_triplets(
 
     every: only each n-th triplet.
     """
+    return of_windows(video, measure, 3, SPACING, every)
+
+
+def of_windows(
+    video: Path, measure: Callable[[Sequence[Frames]], T], count: int, spacing: int, every: int = 1
+) -> tuple[tuple[int, int], list[T]]:
+    """`of_triplets` for any number of consecutive frames, one window beginning each `spacing` frames."""
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         size = fitted(stream.width, stream.height)
@@ -85,15 +92,15 @@ def of_triplets(
     rows, thumbnails, pending = [], [], []
     for index, frame in enumerate(decode(video, size if resized else None)):
         thumbnails.append(shrink(frame))
-        if index // SPACING % every:
+        number, place = divmod(index, spacing)
+        if number % every or place >= count:
             continue
-        if index % SPACING < 3:
-            pending.append(frame)
-        if index % SPACING == 2:
-            rows.append((index - 2, measure(pending[-3:])))
+        pending.append(frame)
+        if place == count - 1:
+            rows.append((index - place, measure(pending)))
             pending = []
     broken = set(cuts(thumbnail_changes(thumbnails))) if len(thumbnails) > 1 else set()
-    return size, [found for start, found in rows if not {start, start + 1} & broken]
+    return size, [found for start, found in rows if broken.isdisjoint(range(start, start + count - 1))]
 
 
 @torch.inference_mode()

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
@@ -25,8 +23,8 @@ from pipeline.errors import InputNotFound
 from pipeline.metrics import psnr
 from pipeline.tasks import interpolate_model
 from pipeline.tasks.interpolators import Blend, Interpolator, Made, Pair
-from pipeline.training.clips import Frames, cuts, decode, find_videos, shrink, thumbnail_changes
-from pipeline.training.evaluation import fitted
+from pipeline.training.clips import Frames, find_videos
+from pipeline.training.evaluation import of_windows
 
 APART = 4
 SPACING = 20
@@ -91,50 +89,30 @@ def run(clips: Path, names: Sequence[str], every: int, precision: str, threads: 
         raise InputNotFound(f"{clips}: no clip has {APART + 1} frames inside one shot; give longer clips")
     rows = []
     for name in names:
-        means = [torch.tensor(found[name], dtype=torch.float64).mean(0) for found in by_clip]
+        means = [torch.tensor([one[name] for one in found], dtype=torch.float64).mean(0) for found in by_clip]
         *db, seconds = torch.stack(means).mean(0).tolist()
-        rows.append(Row(name, tuple(db), seconds, sum(len(found[name]) for found in by_clip)))
+        rows.append(Row(name, tuple(db), seconds, sum(map(len, by_clip))))
     return rows
 
 
-def _clip(video: Path, models: dict[str, Interpolator], every: int) -> dict[str, list[list[float]]]:
-    """For each model and window: PSNR at each place, and seconds a frame. Empty where no window is inside a shot."""
-    found: dict[str, list[list[float]]] = defaultdict(list)
-    for window in windows(video, every):
+def _clip(video: Path, models: dict[str, Interpolator], every: int) -> list[dict[str, list[float]]]:
+    """For each window and model: PSNR at each place, and seconds a frame. Empty where no window is inside a shot."""
+
+    def measure(window: Sequence[Frames]) -> dict[str, list[float]]:
         frames = [torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255 for frame in window]
-        for name, model in models.items():
-            pair = Pair(frames[0], frames[-1], PLACES)
-            with torch.inference_mode():
-                begun = time.process_time()
-                made = model.between([pair])[0]
-                seconds = (time.process_time() - begun) / len(PLACES)
-            db = [psnr(one.picture, frame) for one, frame in zip(made, frames[1:-1], strict=True)]
-            found[name].append([*db, seconds])
-    return found
+        return {name: _scores(model, frames) for name, model in models.items()}
+
+    return of_windows(video, measure, APART + 1, SPACING, every)[1]
 
 
-def windows(video: Path, every: int = 1) -> Iterator[list[Frames]]:
-    """Five consecutive frames of one shot each, [H,W,3] uint8."""
-    with av.open(str(video)) as container:
-        stream = container.streams.video[0]
-        size = fitted(stream.width, stream.height)
-        resized = size != (stream.width, stream.height)
-    thumbnails: list[Frames] = []
-    kept: list[tuple[int, list[Frames]]] = []
-    begun: list[Frames] = []
-    for index, frame in enumerate(decode(video, size if resized else None)):
-        thumbnails.append(shrink(frame))
-        number, place = divmod(index, SPACING)
-        if number % every or place > APART:
-            continue
-        begun.append(frame)
-        if place == APART:
-            kept.append((index - APART, begun))
-            begun = []
-    broken = set(cuts(thumbnail_changes(thumbnails))) if len(thumbnails) > 1 else set()
-    for start, frames in kept:
-        if not broken & set(range(start, start + APART)):
-            yield frames
+@torch.inference_mode()
+def _scores(model: Interpolator, frames: Sequence[Tensor]) -> list[float]:
+    """Of one window: dB at each place, then seconds a frame."""
+    pair = Pair(frames[0], frames[-1], PLACES)
+    begun = time.process_time()
+    made = model.between([pair])[0]
+    seconds = (time.process_time() - begun) / len(PLACES)
+    return [*(psnr(one.picture, frame) for one, frame in zip(made, frames[1:-1], strict=True)), seconds]
 
 
 def table(rows: Sequence[Row]) -> str:

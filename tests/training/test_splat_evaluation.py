@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import InputNotFound
 from pipeline.training import splat_evaluation as evaluation
+from pipeline.training.evaluation import of_windows
 from tests.training.clips_factory import sliding, write_clip
 
 
@@ -30,9 +31,9 @@ def test_what_follows_the_motion_is_nearer_than_the_average_at_each_time(tmp_pat
 def test_windows_with_a_cut_inside_and_clips_that_are_too_short_are_left_out(tmp_path: Path) -> None:
     dark, bright = ([np.full((96, 96, 3), level, np.uint8)] * 22 for level in (20, 220))
     clip = write_clip(tmp_path / "cut.mkv", [*dark, *bright, *dark])
-    starts = [window[0][0, 0, 0] for window in evaluation.windows(clip)]
-    assert len(starts) == 2, "at 0 and 60; cuts lie within 20 to 24 and 40 to 44"
-    assert {frame[0, 0, 0] for window in evaluation.windows(clip) for frame in window} == {20}
+    _, windows = of_windows(clip, list, evaluation.APART + 1, evaluation.SPACING)
+    assert len(windows) == 2, "at 0 and 60; cuts lie within 20 to 24 and 40 to 44"
+    assert {frame[0, 0, 0] for window in windows for frame in window} == {20}
     (tmp_path / "short").mkdir()
     write_clip(tmp_path / "short" / "b.mkv", sliding(4))
     with pytest.raises(InputNotFound, match="5 frames inside one shot"):
