@@ -99,13 +99,9 @@ def _machinery() -> Any:
     return _made
 
 
-def _peak_rss() -> int:
-    """Bytes. (getrusage's would count what the process that started this one had.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) << 10
-
-
 def main() -> None:
+    from pipeline.benchmark_flow_loops import peak_rss
+
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (WRITTEN_BYTES, WRITTEN_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -116,7 +112,7 @@ def main() -> None:
         began = time.monotonic()
         answer = examine(Path(json.loads(line)))
         answer["seconds"] = round(time.monotonic() - began, 3)
-        answer["peak_rss"] = _peak_rss()
+        answer["peak_rss"] = peak_rss()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
