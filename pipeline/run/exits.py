@@ -51,25 +51,27 @@ def _interrupts_remembered(tell: Callable[[], None]) -> Iterator[None]:
     """Tells at once: until the job has cleaned up, Ray's processes, interrupted too, may have taken this one down."""
     before = signal.getsignal(signal.SIGINT)
     # Elsewhere it may be ignored (nohup), or somebody else's.
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        try:
-            yield
-        except KeyboardInterrupt:
-            tell()
-            raise
-        return
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    told = False
 
     def remember(_signal: int, _frame: Any) -> None:
-        first = not _interrupted.is_set()
+        nonlocal told
         _interrupted.set()
-        if first:
-            with suppress(RuntimeError):  # in the middle of another line to the same stream
+        if not told:
+            with suppress(RuntimeError):  # in the middle of another line to the same stream: then later
                 tell()
+                told = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, remember)
+    if ours:
+        signal.signal(signal.SIGINT, remember)
     try:
         yield
+    except KeyboardInterrupt:
+        if not told:
+            tell()
+        raise
     finally:
-        signal.signal(signal.SIGINT, before)
-        _interrupted.clear()
+        if ours:
+            signal.signal(signal.SIGINT, before)
+            _interrupted.clear()
