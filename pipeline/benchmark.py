@@ -69,8 +69,9 @@ class Speed:
 
     @property
     def bound(self) -> float:
-        """Model, decode and encode on the cores without a pause."""
-        return 1 / (1 / self.bare + 1 / self.codecs)
+        """Model, decode and encode without a pause: no faster than the model, nor than all that on all of the cores."""
+        used = self.actors * self.threads
+        return min(self.bare, self.cores / used / (1 / self.bare + 1 / self.codecs))
 
     def text(self) -> str:
         return "\n".join(
@@ -94,7 +95,7 @@ def speed(source: str, settings: Sequence[str], seconds: float) -> Speed:
     config = configuration.load(InterpolateConfig, None, settings)
     video, info, _ = _open(source, config)
     with tempfile.TemporaryDirectory() as folder:
-        summary = _job(source, settings, Path(folder))
+        summary = _job(source, settings, config, Path(folder))
     placement = summary["placement"]
     kinds, stages = summary["frames_by_kind"], summary["stage_s"]
     made = kinds.get("synthesised", 0)
@@ -125,14 +126,15 @@ def _open(source: str, config: InterpolateConfig) -> tuple[VideoRef, VideoInfo, 
     return video, info, plan_clips(video, info, len(info.pts), (0, 0))[0]
 
 
-def _job(source: str, settings: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The job over enough copies of the video that no actor is idle for long at the end."""
+def _job(source: str, settings: Sequence[str], config: InterpolateConfig, folder: Path) -> dict[str, Any]:
+    """The job over two copies of the video for each actor."""
     clips = folder / "in"
     clips.mkdir()
-    for number in range(2 * len(os.sched_getaffinity(0))):
+    actors = len(os.sched_getaffinity(0)) if config.resources.actors == "auto" else config.resources.actors
+    for number in range(2 * actors):
         shutil.copy(source, clips / f"{number:02d}{Path(source).suffix}")
     command = [sys.executable, str(ROOT / "jobs" / "interpolate.py"), str(clips), str(folder / "out")]
-    for setting in ("clip.frames=16", *settings):
+    for setting in settings:
         command += ["--set", setting]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     summary: dict[str, Any] = json.loads((folder / "out" / "_motionmill" / "summary.json").read_text())

@@ -217,7 +217,7 @@ def _unpack(payload: bytes, kind: int | None) -> tuple[int, int, tuple[int, int]
 
 
 def _compressed_planes(numbers: NDArray[Any]) -> bytes:
-    """Integers [planes,H,W], each less the one above it; pcodec takes the difference along x too where it pays."""
+    """Integers [planes,H,W], each less the one above it; pcodec takes the difference along x too."""
     changes = numbers.copy()
     np.subtract(numbers[:, 1:], numbers[:, :-1], out=changes[:, 1:])
     return _compressed(changes)
@@ -235,7 +235,7 @@ def _compressed(numbers: NDArray[Any]) -> bytes:
     config = ChunkConfig(
         compression_level=8,
         mode_spec=ModeSpec.classic(),
-        delta_spec=DeltaSpec.auto(),  # chosen for each chunk: along x, or none where nothing moves
+        delta_spec=DeltaSpec.try_consecutive(1),  # along x: smaller, and sooner found, than what `auto` chooses
         paging_spec=PagingSpec.equal_pages_up_to(_CHUNK),
     )
     return bytes(standalone.simple_compress(np.ascontiguousarray(numbers).reshape(-1), config))
