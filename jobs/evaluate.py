@@ -12,14 +12,30 @@ python jobs/evaluate.py recognize OUTPUT --reference OUTPUT | --labels FOLDER | 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside a checkout, without being installed
 
 import typer
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+
+def show(evaluation: ModuleType, measure: Callable[[], Any], json_: Path | None, *notes: Any) -> NoReturn:
+    """Prints what was measured as the module's table, writes it as JSON where asked, and ends with the exit code."""
+    from pipeline.run import exits
+
+    def job() -> int:
+        scores = measure()
+        print(evaluation.table(scores))
+        if json_ is not None:
+            evaluation.write_json(json_, scores, *notes)
+        return 0
+
+    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 @app.callback()
@@ -41,18 +57,13 @@ def interpolate(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """Frames (i, i+2) of each clip give i+1, for i = 0, 10, 20, … inside a shot: PSNR and SSIM beside the average's."""
-    from pipeline.run import exits
     from pipeline.training import evaluation
 
-    def job() -> int:
+    def measure() -> Any:
         model = evaluation.network(weights, precision, padding, exit_depth, threads, quality)
-        scores = evaluation.evaluate_folder(clips, model)
-        print(evaluation.table(scores))
-        if json_ is not None:
-            evaluation.write_json(json_, scores, weights)
-        return 0
+        return evaluation.evaluate_folder(clips, model)
 
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, measure, json_, weights)
 
 
 @app.command()
@@ -69,17 +80,12 @@ def sd_table(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """PSNR, SSIM and FLOPs as in the paper: full depth, exits, scales, CAIN-S, -D and -SD, by price and patch size."""
-    from pipeline.run import exits
     from pipeline.training import sd_evaluation as evaluation
 
-    def job() -> int:
-        rows, by_clip = evaluation.run(clips, weights, plain, price or [], every, precision, threads)
-        print(evaluation.table(rows))
-        if json_ is not None:
-            evaluation.write_json(json_, rows, by_clip, weights)
-        return 0
+    def measure() -> Any:
+        return evaluation.run(clips, weights, plain, price or [], every, precision, threads)
 
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, measure, json_, weights)
 
 
 @app.command()
@@ -93,17 +99,9 @@ def rife_table(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """PSNR, FLOPs and time of RIFE's four blocks, of three, and of an exit for each patch at several qualities."""
-    from pipeline.run import exits
     from pipeline.training import rife_finder_evaluation as evaluation
 
-    def job() -> int:
-        rows = evaluation.run(clips, weights, finder, quality or [], every, threads)
-        print(evaluation.table(rows))
-        if json_ is not None:
-            evaluation.write_json(json_, rows)
-        return 0
-
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, lambda: evaluation.run(clips, weights, finder, quality or [], every, threads), json_)
 
 
 @app.command()
@@ -121,18 +119,10 @@ def any_time(
     json_: Annotated[Path | None, typer.Option("--json", help="Write the scores here too.")] = None,
 ) -> None:
     """PSNR at t = 1/4, 1/2 and 3/4 between frames four apart, and seconds of the processor a frame, model by model."""
-    from pipeline.run import exits
     from pipeline.training import splat_evaluation as evaluation
 
-    def job() -> int:
-        names = model or [*evaluation.PLAIN, "cain-sd-compact:recursion", "cain-sd-compact"]
-        rows = evaluation.run(clips, names, every, precision, threads)
-        print(evaluation.table(rows))
-        if json_ is not None:
-            evaluation.write_json(json_, rows)
-        return 0
-
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    names = model or [*evaluation.PLAIN, "cain-sd-compact:recursion", "cain-sd-compact"]
+    show(evaluation, lambda: evaluation.run(clips, names, every, precision, threads), json_)
 
 
 @app.command()
@@ -151,18 +141,13 @@ def flow(
     """End-point error, 1px, Fl-all and WAUC of flows against the truth, by magnitude of motion."""
     from pipeline.evaluation import flow as evaluation
     from pipeline.evaluation import flow_layouts, flow_sources
-    from pipeline.run import exits
 
-    def job() -> int:
+    def measure() -> Any:
         pairs = flow_layouts.find_pairs(gt, layout, render)
         source = flow_sources.source(pred, iterations=iterations, scale=scale, threads=threads)
-        rows = evaluation.evaluate(pairs, source)
-        print(evaluation.table(rows))
-        if json_ is not None:
-            evaluation.write_json(json_, rows, pred)
-        return 0
+        return evaluation.evaluate(pairs, source)
 
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, measure, json_, pred)
 
 
 @app.command()
@@ -179,25 +164,19 @@ def recognize(
     from pipeline.errors import UsageError
     from pipeline.evaluation import recognition as evaluation
     from pipeline.records import read_recognition
-    from pipeline.run import exits
 
-    def job() -> int:
+    def measure() -> Any:
         found = read_recognition(output)
         if sum(choice is not None for choice in (reference, labels, boxes)) != 1:
             raise UsageError("give exactly one of --reference, --labels and --boxes")
         if reference is not None:
-            scores = evaluation.against_run(found, read_recognition(reference))
-        elif labels is not None:
-            scores = evaluation.against_labels(found, labels)
-        else:
-            assert boxes is not None
-            scores = evaluation.against_boxes(found, boxes)
-        print(evaluation.table(scores))
-        if json_ is not None:
-            evaluation.write_json(json_, scores)
-        return 0
+            return evaluation.against_run(found, read_recognition(reference))
+        if labels is not None:
+            return evaluation.against_labels(found, labels)
+        assert boxes is not None
+        return evaluation.against_boxes(found, boxes)
 
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, measure, json_)
 
 
 @app.command()
@@ -213,17 +192,12 @@ def schedules(
     from fractions import Fraction
 
     from pipeline.evaluation import schedules as evaluation
-    from pipeline.run import exits
 
-    def job() -> int:
+    def measure() -> Any:
         budgets = [Fraction(one) for one in budget or ["1/5", "1/10", "1/15"]]
-        scores = list(evaluation.compare(clips, set_ or [], budgets, frames, threads))
-        print(evaluation.table(scores))
-        if json_ is not None:
-            evaluation.write_json(json_, scores)
-        return 0
+        return list(evaluation.compare(clips, set_ or [], budgets, frames, threads))
 
-    sys.exit(exits.guarded(job, lambda text: print(text, file=sys.stderr, flush=True)))
+    show(evaluation, measure, json_)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from pipeline.training.segmentation_recipe import SegmentationRecipe
 from pipeline.training.segmentation_sampling import PairSampler, load_labelled
 from pipeline.training.trainer import BaseTrainer, Sampler
 
-AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | SDRecipe | FinderRecipe | RifeRecipe
+AnyRecipe = Recipe | FlowRecipe | SegmentationRecipe | DetectionRecipe | SDRecipe | FinderRecipe | RifeRecipe
 RecipeType = (
     type[Recipe]
     | type[FlowRecipe]

@@ -80,6 +80,12 @@ class Row:
     paper_share: float
 
 
+class Table(NamedTuple):
+    rows: list[Row]
+    by_clip: dict[str, list[Score]]
+    """Each clip's means, by line."""
+
+
 def settings(network: CAINSD, prices: Sequence[float], patches: Sequence[int] = PATCHES) -> list[Setting]:
     """The table's lines: exits and scales of whole frames, CAIN-S, CAIN-D and CAIN-SD, prices, patch sizes."""
     full, usual = network.depths, USUAL if USUAL in patches else patches[0]
@@ -114,7 +120,7 @@ def load_plain(name_or_uri: str) -> CAIN:
 
 def run(
     folder: Path, name: str, plain: str | None, prices: Sequence[float], every: int, precision: str, threads: int
-) -> tuple[list[Row], dict[str, list[Score]]]:
+) -> Table:
     """The table of named weights. Raises ConfigError, WeightsUnusable, InputNotFound."""
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision={precision}: choose fp32 or bf16")
@@ -130,8 +136,8 @@ def run(
 def evaluate(
     folder: Path, network: CAINSD, lines: Sequence[Setting], *, plain: CAIN | None = None, bf16: bool = False,
     every: int = 1, aligned: bool = False,
-) -> tuple[list[Row], dict[str, list[Score]]]:  # fmt: skip
-    """The table, and each clip's means by line. The first line is the frame average, then `plain` if given.
+) -> Table:  # fmt: skip
+    """The first line is the frame average, then `plain` if given.
 
     aligned: both networks are given frames brought to the middle, as the job gives them to `network`'s weights.
     """
@@ -161,7 +167,7 @@ def evaluate(
                 mean.paper_share,
             )
         )
-    return rows, by_clip
+    return Table(rows, by_clip)
 
 
 @torch.inference_mode()
@@ -250,7 +256,7 @@ class Cut:
         return picture[..., inside[0], inside[1]], flops
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(found: Table) -> str:
     """One line a setting, as people read it."""
     lines = [
         f"{'setting':16} {'patch':>6} {'price':>7}  {'PSNR':>6} {'SSIM':>7}  {'GFLOP':>8} {'share':>6} {'of paper':>8}"
@@ -258,12 +264,12 @@ def table(rows: Sequence[Row]) -> str:
     lines += [
         f"{row.setting:16} {row.patch:>6} {row.price:>7g}  {row.psnr:>6.2f} {row.ssim:>7.4f}  {row.gflops:>8.2f} "
         f"{row.share:>6.3f} {row.paper_share:>8.3f}"
-        for row in rows
+        for row in found.rows
     ]
     return "\n".join(lines)
 
 
-def write_json(path: Path, rows: Sequence[Row], by_clip: dict[str, list[Score]], weights_name: str) -> None:
-    clips = {name: [each._asdict() for each in scores] for name, scores in by_clip.items()}
-    document = {"weights": weights_name, "rows": [asdict(row) for row in rows], "clips": clips}
+def write_json(path: Path, found: Table, weights_name: str) -> None:
+    clips = {name: [each._asdict() for each in scores] for name, scores in found.by_clip.items()}
+    document = {"weights": weights_name, "rows": [asdict(row) for row in found.rows], "clips": clips}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

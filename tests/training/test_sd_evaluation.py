@@ -15,7 +15,7 @@ from models.cain_sd.sd_finder import SDFinder
 from pipeline.errors import WeightsUnusable
 from pipeline.plan.adaptive import fitted_grid
 from pipeline.training import sd_evaluation as evaluation
-from pipeline.training.sd_evaluation import Row
+from pipeline.training.sd_evaluation import Table
 from tests.training.clips_factory import sliding, write_clip
 
 SIDE = 96
@@ -29,19 +29,15 @@ def network() -> CAINSD:
 
 
 @pytest.fixture(scope="module")
-def found(
-    network: CAINSD, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[list[Row], dict[str, list[evaluation.Score]]]:
+def found(network: CAINSD, tmp_path_factory: pytest.TempPathFactory) -> Table:
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "slide.mkv", sliding(6, SIDE, speed=2))
     lines = evaluation.settings(network, [1e6], (48, 64))
     return evaluation.evaluate(folder, network, lines, plain=network.cain)
 
 
-def test_full_depth_is_the_plain_network_and_all_of_its_flops(
-    found: tuple[list[Row], dict[str, list[evaluation.Score]]], network: CAINSD
-) -> None:
-    rows = {(row.setting, row.patch, row.price): row for row in found[0]}
+def test_full_depth_is_the_plain_network_and_all_of_its_flops(found: Table, network: CAINSD) -> None:
+    rows = {(row.setting, row.patch, row.price): row for row in found.rows}
     plain, full = rows["plain CAIN", "whole", 0.0], rows["full depth", "whole", 0.0]
     assert full.psnr == pytest.approx(plain.psnr, abs=1e-3)
     assert full.share == pytest.approx(1.0)
@@ -51,25 +47,21 @@ def test_full_depth_is_the_plain_network_and_all_of_its_flops(
     assert rows["scale 4", "whole", 0.0].share < rows["scale 2", "whole", 0.0].share < 1
 
 
-def test_overlaps_count_twice_and_a_high_price_buys_the_cheapest_choice(
-    found: tuple[list[Row], dict[str, list[evaluation.Score]]], network: CAINSD
-) -> None:
-    rows = {(row.setting, row.patch, row.price): row for row in found[0]}
+def test_overlaps_count_twice_and_a_high_price_buys_the_cheapest_choice(found: Table, network: CAINSD) -> None:
+    rows = {(row.setting, row.patch, row.price): row for row in found.rows}
     cheapest = rows["CAIN-SD", "48", 1e6]
     area = sum(patch.height * patch.width for patch in fitted_grid(SIDE, SIDE, 48, 16, 8))
     assert area > SIDE**2
     spent = network.flops_per_pixel()[2][0] * area + network.finder_flops(SIDE, SIDE)
     assert cheapest.gflops * 1e9 == pytest.approx(spent)
-    assert all(row.share >= cheapest.share for row in found[0] if row.patch == "48")
+    assert all(row.share >= cheapest.share for row in found.rows if row.patch == "48")
 
 
-def test_the_table_and_its_json_hold_every_line(
-    found: tuple[list[Row], dict[str, list[evaluation.Score]]], tmp_path: Path
-) -> None:
-    rows, by_clip = found
-    text = evaluation.table(rows)
+def test_the_table_and_its_json_hold_every_line(found: Table, tmp_path: Path) -> None:
+    rows = found.rows
+    text = evaluation.table(found)
     assert len(text.splitlines()) == 1 + len(rows)
-    evaluation.write_json(tmp_path / "out.json", rows, by_clip, "made")
+    evaluation.write_json(tmp_path / "out.json", found, "made")
     document = json.loads((tmp_path / "out.json").read_text())
     assert [row["setting"] for row in document["rows"]] == [row.setting for row in rows]
     assert len(document["clips"]["slide.mkv"]) == len(rows)
