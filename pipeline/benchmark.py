@@ -1,8 +1,8 @@
 """Interpolation speed, measured three ways in one run on one machine with the same weights (jobs/benchmark.py).
 
     bare    the model alone, in a loop on decoded frames, in as many processes and threads as the job uses
-    codecs  all but the model (decode, colours, encode) in the same processes. On a CPU both want the same cores, so
-            the bound of what the job can reach is 1 / (1 / bare + 1 / codecs)
+    codecs  all but the model (decode, colours, encode) in the same processes. On a CPU both want the same cores: where
+            actors fill them, the bound of what the job can reach is 1 / (1 / bare + 1 / codecs)
     job     jobs/interpolate.py, from the first clip's start to the last one's end, and with its start-up
     plain   one process: decode, model, encode in turn, with all cores' threads, over the same video
 
