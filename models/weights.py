@@ -155,7 +155,7 @@ TABLE: dict[str, Entry] = {
     "dff-detect": Entry(
         network="models.dff.bundle.unpack",
         source="dff/dff_detect.safetensors",
-        sha256="34f2cacb5419ba417b6436afddb38c62a0089569d10c40d5f011373fb701e7de",
+        sha256="07878e3ff86909d874e5247573481c8123ee93313630e128c633e5c32b456ba3",
         licence="non-commercial: trained on CamVid too, with a teacher's boxes; its other pictures are CC0, CC-BY, "
         "CC-BY-SA, GPL, MIT or in the public domain, attributed in dff/CARD_DETECT.md",
         size=19896164,

@@ -16,7 +16,7 @@ from pipeline.records.rle import VOID, Labels
 OPACITY = 0.5
 SHOWN = 0.002
 """Share of the frame from which a class is listed."""
-SURE = 0.2
+SURE = 0.35
 """Score from which an object is drawn. Records hold less sure ones too, for measures that go over all scores."""
 _KEY_PAPER: Colour = (255, 190, 0)
 _PAPER: Colour = (30, 30, 30)
