@@ -30,14 +30,14 @@ def test_labels_tint_the_frame_borders_stand_out_and_void_stays() -> None:
 def test_boxes_are_framed_inside_the_picture_and_the_surest_is_on_top() -> None:
     rgb = np.zeros((60, 80, 3), np.uint8)
     boxes = np.array([[10, 20, 40, 50], [-30, -30, 500, 500], [10, 20, 40, 50]], np.float32)
-    found = Detections(boxes, np.array([0.9, 0.2, 0.3], np.float32), np.array([2, 0, 3], np.int32))
+    found = Detections(boxes, np.array([0.9, 0.35, 0.4], np.float32), np.array([2, 0, 3], np.int32))
     picture = draw_boxes(rgb, found, CLASSES, PALETTE)
     assert (picture[49, 11:39] == PALETTE[2]).all()
     assert (picture[59, 1:79] == PALETTE[0]).all(), "cut at the picture's edge"
     assert (picture[30, 20] == 0).all(), "nothing inside"
     empty = draw_boxes(rgb, Detections.none(), CLASSES, PALETTE)
     assert np.array_equal(empty, rgb)
-    doubtful = Detections(boxes, np.array([0.05, 0.19, 0.1], np.float32), np.array([2, 0, 3], np.int32))
+    doubtful = Detections(boxes, np.array([0.05, 0.34, 0.1], np.float32), np.array([2, 0, 3], np.int32))
     assert np.array_equal(draw_boxes(rgb, doubtful, CLASSES, PALETTE), rgb), "what is stored for measures is not drawn"
 
 
