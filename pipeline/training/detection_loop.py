@@ -115,12 +115,12 @@ def build(
     network = DetectionNetwork(recipe, classes)
     if sampler is None:
         return network
-    if recipe.initial_features:
-        tensors = weights.load(recipe.initial_features).tensors
-        network.features = ResNetV2.from_reference(tensors, folded=False)
     if recipe.initial_weights:
         load_start(network, recipe.initial_weights)
     else:
+        if recipe.initial_features:
+            tensors = weights.load(recipe.initial_features).tensors
+            network.features = ResNetV2.from_reference(tensors, folded=False)
         calibrate(network, (sampler.batch(step) for step in range(CALIBRATION)))
     return network
 

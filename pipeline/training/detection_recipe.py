@@ -96,7 +96,7 @@ class DetectionRecipe(RunRecipe):
     initial_features: str | None = None
     """Name or URI of the feature network's weights to start from (models/weights.py)."""
     initial_weights: str | None = None
-    """Name or URI of a whole model to start from; its sizes must be the recipe's."""
+    """Name or URI of a whole model to start from, in place of `initial_features`; its sizes must be the recipe's."""
     trained: tuple[Part, ...] = ("features", "flow", "head")
     """Parts that learn; the others stay as they start."""
     frozen_stages: Annotated[int, Field(ge=0, le=3)] = 2

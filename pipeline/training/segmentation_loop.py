@@ -229,13 +229,14 @@ def build(recipe: SegmentationRecipe, sampler: PairSampler | None = None) -> Seg
     network = SegmentationNetwork(recipe)
     if sampler is None:
         return network
-    if recipe.initial_features:
-        tensors = weights.load(recipe.initial_features).tensors
-        network.features = ResNetV2.from_reference(tensors, folded=False)
     if recipe.initial_weights:
         load_whole(network, recipe.initial_weights)
-    elif isinstance(network.head, FineHead):
-        calibrate(network, (sampler.batch(step) for step in range(CALIBRATION)))
+    else:
+        if recipe.initial_features:
+            tensors = weights.load(recipe.initial_features).tensors
+            network.features = ResNetV2.from_reference(tensors, folded=False)
+        if isinstance(network.head, FineHead):
+            calibrate(network, (sampler.batch(step) for step in range(CALIBRATION)))
     if recipe.initial_flow:
         load_flow(network.flow, recipe.initial_flow)
     return network

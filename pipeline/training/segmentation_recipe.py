@@ -112,7 +112,7 @@ class SegmentationRecipe(RunRecipe):
     initial_features: str | None = None
     """Name or URI of the feature network's weights to start from (models/weights.py)."""
     initial_weights: str | None = None
-    """Name or URI of a whole model to start from; its sizes must be the recipe's."""
+    """Name or URI of a whole model to start from, in place of `initial_features`; its sizes must be the recipe's."""
     initial_flow: str | None = None
     """Name or URI of a whole model whose flow network to start from; the scale field starts anew, as one everywhere."""
     trained: tuple[Part, ...] = ("features", "flow", "head")
